@@ -1,0 +1,344 @@
+/* recallkv.h: the C ABI of recallkv, and its manual. The only header TypeScript knows (ffi/symbols.ts is compared with it).
+ *
+ * Handles are positive int32_t (place and generation); 0 means "none" where a prototype allows it. A handle knows dtype and shape.
+ * Every function returns 0 (or a positive handle, job or count) or a negative code; the sentence that says what was found and what
+ * was wanted is read with rkv_why right after the refusal, on the same thread. The library never prints, exits or aborts.
+ *
+ * Ops only enqueue: they never wait, allocate or read device memory on the host. They run in call order, perhaps later, on the queue
+ * of the device that owns their first argument. Inside a recording, ops are noted on a tape instead of run, and no host number may
+ * need to change from replay to replay: what changes lives in tensors.
+ *
+ * Order of arguments: outputs, inputs, state, scalars. Shapes are row-major, the last dimension contiguous. Words:
+ *   slots     sequences served by one call          rows       places in the KV tensor; capacity of them per (slot, kvHead)
+ *   heads     query heads; group = heads / kvHeads   index      chosen rows, i32[slots, kvHeads, budget], valid ones first, then -1
+ * A decode op takes one row per slot and skips slots whose `active` is 0. A prefill op takes `count` rows of one slot. Ops that serve
+ * both take (slot, count): slot >= 0 is a chunk of that slot, slot == RKV_STEP is a step in which row i belongs to slot i. */
+#ifndef RECALLKV_H
+#define RECALLKV_H
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define RKV_ABI 1
+
+#if defined(_WIN32)
+#define RKV_API __declspec(dllexport)
+#else
+#define RKV_API __attribute__((visibility("default")))
+#endif
+
+/* What a negative return value means. */
+#define RKV_SHAPE (-1)     /* a tensor has another shape than wanted */
+#define RKV_DTYPE (-2)     /* a tensor or weight has another dtype than wanted */
+#define RKV_STALE (-3)     /* a handle names nothing, or something that was closed */
+#define RKV_RANGE (-4)     /* a number lies outside what is allowed */
+#define RKV_MEMORY (-5)    /* not enough memory: needed and free are in the sentence */
+#define RKV_FILE (-6)      /* a file cannot be opened, mapped, or is too short */
+#define RKV_RECORDING (-7) /* not allowed while recording a step */
+#define RKV_DEVICE (-8)    /* no such device on this machine, or its driver failed */
+#define RKV_POISONED (-9)  /* an earlier op of this arena failed while executing; rkv_fault tells which */
+#define RKV_CANCELLED (-10)/* cancelled by rkv_cancel */
+#define RKV_LIMIT (-11)    /* a table or the queue is full */
+
+/* dtypes of tensors. RKV_Q8 rows are headDim signed bytes followed by one f32 scale. */
+#define RKV_F32 0
+#define RKV_F16 1
+#define RKV_BF16 2
+#define RKV_I32 3
+#define RKV_U32 4
+#define RKV_Q8 5
+
+/* Types of weights, as files hold them. */
+#define RKV_WEIGHT_F32 0
+#define RKV_WEIGHT_F16 1
+#define RKV_WEIGHT_BF16 2
+#define RKV_WEIGHT_Q8_0 3
+#define RKV_WEIGHT_Q4_0 4
+#define RKV_WEIGHT_Q4_K 5
+#define RKV_WEIGHT_Q5_K 6
+#define RKV_WEIGHT_Q6_K 7
+
+#define RKV_STEP (-1)
+#define RKV_CPU 0
+#define RKV_CUDA 1
+
+/* ---- the library ------------------------------------------------------------------------------------------------------------- */
+
+/* The ABI number of this library: RKV_ABI of the header it was built from. */
+RKV_API int32_t rkv_abi(void);
+
+/* Copies the sentence of this thread's last refused call, UTF-8 without NUL. Returns its length, at most `bytes`. */
+RKV_API int32_t rkv_why(uint8_t *text, uint32_t bytes);
+
+/* Names of the CPU instruction sets this machine can run, best first, separated by spaces ("avx512bf16 avx512 avx2 baseline").
+ * A place in this list is the `isa` of rkv_open. Returns the length. */
+RKV_API int32_t rkv_isas(uint8_t *text, uint32_t bytes);
+
+/* Read end of the pipe on which finished jobs arrive as pairs (int32 job, int32 code); made at the first call. */
+RKV_API int32_t rkv_results(void);
+
+/* Blocks until jobs have finished; fills pairs[2 * 64] with (job, code). Returns the number of pairs. */
+RKV_API int32_t rkv_wait(int32_t *pairs);
+
+/* ---- devices, memory, files ----------------------------------------------------------------------------------------------------- */
+
+/* Opens a device. kind: RKV_CPU or RKV_CUDA. threads: width of the CPU pool, 0 = all cores. isa: place in rkv_isas, 0 = best.
+ * Returns a device. Errors: RKV_DEVICE, RKV_RANGE, RKV_MEMORY. */
+RKV_API int32_t rkv_open(int32_t kind, int32_t threads, int32_t isa);
+
+/* One line about a device: "cpu avx512bf16, 2 threads". Returns the length. Errors: RKV_STALE. */
+RKV_API int32_t rkv_describe(int32_t device, uint8_t *text, uint32_t bytes);
+
+/* Memory of a device in bytes: sizes[0] all, sizes[1] free now. Errors: RKV_STALE. */
+RKV_API int32_t rkv_device_memory(int32_t device, int64_t *sizes);
+
+/* Reserves address space for tensors, weights and tapes that live and die together; it costs no memory until rows are committed.
+ * Returns an arena. Errors: RKV_STALE, RKV_RANGE, RKV_MEMORY. */
+RKV_API int32_t rkv_arena(int32_t device, int64_t reserve);
+
+/* Memory of an arena in bytes: sizes[0] reserved, sizes[1] used by tensors and weights, sizes[2] committed. Errors: RKV_STALE. */
+RKV_API int32_t rkv_arena_memory(int32_t arena, int64_t *sizes);
+
+/* A tensor of zeros: shape[rank], rank 1 to 5. Small tensors (up to 1 MiB) are committed at once, larger ones by rkv_commit.
+ * Returns a tensor. Errors: RKV_STALE, RKV_SHAPE, RKV_DTYPE, RKV_MEMORY, RKV_RECORDING. */
+RKV_API int32_t rkv_tensor(int32_t arena, int32_t dtype, const int32_t *shape, int32_t rank);
+
+/* Commits memory for `rows` rows (second-to-last dimension) of every plane; a tensor committed so far stays as it is. Checked against
+ * the memory that is free. Errors: RKV_STALE, RKV_RANGE, RKV_MEMORY, RKV_RECORDING. */
+RKV_API int32_t rkv_commit(int32_t tensor, int32_t rows);
+
+/* Enqueued: gives back the whole pages of rows [row, capacity) of one slot's planes; what they held is lost (reads as zeros).
+ * Errors: RKV_STALE, RKV_RANGE, RKV_RECORDING. */
+RKV_API int32_t rkv_release(int32_t tensor, int32_t slot, int32_t row);
+
+/* Enqueued: copies `bytes` bytes of host memory to a tensor from element `offset` on; the host memory is read during the call.
+ * Errors: RKV_STALE, RKV_RANGE, RKV_RECORDING, RKV_LIMIT. */
+RKV_API int32_t rkv_write(int32_t tensor, int32_t offset, const uint8_t *data, uint32_t bytes);
+
+/* Enqueued: takes `count` elements of a tensor from element `offset` on. Returns a job; when it has arrived, rkv_take brings the
+ * bytes. Errors: RKV_STALE, RKV_RANGE, RKV_RECORDING, RKV_MEMORY. */
+RKV_API int32_t rkv_read(int32_t tensor, int32_t offset, int32_t count);
+
+/* Copies what a finished rkv_read took, once, and forgets it. Returns the number of bytes. Errors: RKV_STALE, RKV_RANGE. */
+RKV_API int32_t rkv_take(int32_t job, uint8_t *data, uint32_t bytes);
+
+/* Enqueued: a job that finishes when everything before it has; its code is 0, RKV_POISONED or RKV_CANCELLED. Returns the job.
+ * Errors: RKV_STALE, RKV_RECORDING. */
+RKV_API int32_t rkv_fence(int32_t arena);
+
+/* Sets or clears an arena's cancel flag. While set, its ops end at the next piece and later ones are skipped. Errors: RKV_STALE. */
+RKV_API int32_t rkv_cancel(int32_t arena, int32_t on);
+
+/* Copies the sentence that says what poisoned an arena. Returns its length, 0 when nothing did. Errors: RKV_STALE. */
+RKV_API int32_t rkv_fault(int32_t arena, uint8_t *text, uint32_t bytes);
+
+/* Closes a device, arena, file or tape; the free is enqueued, so nothing is freed under a running op. Closing an arena closes all it
+ * holds. Errors: RKV_STALE, RKV_RECORDING. */
+RKV_API int32_t rkv_close(int32_t handle);
+
+/* Maps a file for reading. path: UTF-8, `bytes` long. Returns a file. Errors: RKV_FILE. */
+RKV_API int32_t rkv_file(const uint8_t *path, uint32_t bytes);
+
+/* ---- weights -------------------------------------------------------------------------------------------------------------------- */
+
+/* Enqueued: packs a matrix [rows, cols] (row-major in the file, `type` RKV_WEIGHT_*) for products, or, with rows == 1, keeps it as an
+ * f32 vector. The file may be closed at once: closing waits in the queue. rotated > 0: rows are those of `rotated` heads whose RoPE
+ * pairs are adjacent (the llama architecture in GGUF); they are put back into halves. Offsets and sizes are checked against the file.
+ * Returns a weight. Errors: RKV_STALE, RKV_RANGE, RKV_DTYPE, RKV_FILE, RKV_MEMORY, RKV_RECORDING. */
+RKV_API int32_t rkv_weight(int32_t arena, int32_t file, int64_t offset, int32_t type, int32_t rows, int32_t cols, int32_t rotated);
+
+/* Bundles the weights of one decoder layer.
+ *   weights[15]: attnNorm, q, k, v, o, qBias, kBias, vBias, oBias, qNorm, kNorm, ffnNorm, gate, up, down; 0 = the model has none
+ *   sizes[5]: heads, kvHeads, headDim, window (0 = none: rows nearer than `window` positions are seen), ropeDim (even, <= headDim)
+ *   numbers[3]: norm epsilon, softmax scale, logit soft cap (0 = none)
+ * Returns a layer. Errors: RKV_STALE, RKV_SHAPE, RKV_RANGE. */
+RKV_API int32_t rkv_layer(int32_t arena, const int32_t *weights, const int32_t *sizes, const double *numbers);
+
+/* Bundles what lies around the layers. output == 0: tied to embed. Returns a model.
+ * Errors: RKV_STALE, RKV_SHAPE. */
+RKV_API int32_t rkv_model(int32_t arena, int32_t embed, int32_t output_norm, int32_t output, double eps);
+
+/* Bundles the KV rows of one layer with the step state that speaks of them.
+ *   tensors[6]: keys and values [slots, kvHeads, capacity, headDim] (f32, f16, bf16 or q8), rowPosition i32[slots, kvHeads, capacity],
+ *               rowEnd and tailBegin i32[layers, slots], active i32[slots]
+ *   layer: which row of rowEnd and tailBegin
+ * Returns rows. Errors: RKV_STALE, RKV_SHAPE, RKV_DTYPE, RKV_RANGE. */
+RKV_API int32_t rkv_rows(int32_t arena, const int32_t *tensors, int32_t layer);
+
+/* ---- recording a step ------------------------------------------------------------------------------------------------------------ */
+
+/* From here to rkv_record_end, ops of this arena are noted, not run. Errors: RKV_STALE, RKV_RECORDING, RKV_POISONED. */
+RKV_API int32_t rkv_record(int32_t arena);
+
+/* Ends the recording. Returns a tape. Errors: RKV_STALE, RKV_RECORDING, RKV_MEMORY. */
+RKV_API int32_t rkv_record_end(int32_t arena);
+
+/* Enqueued: runs the ops of a tape, in order; nothing of it enters TypeScript. Errors: RKV_STALE, RKV_RECORDING. */
+RKV_API int32_t rkv_replay(int32_t tape);
+
+/* ---- ops: decoder ---------------------------------------------------------------------------------------------------------------- */
+
+/* Cosines and sines of the rotary embedding, shared by all layers of a step or chunk.
+ *   rotations[n, 2, ropeDim/2]   f32  out   cos, then sin
+ *   position[n]                  i32  in
+ *   frequencies[ropeDim/2]       f32  in    inverse frequencies, scaling included
+ * angle = position * frequency in f64; factor multiplies both (YaRN's attention factor, else 1). count rows are made.
+ * Source: RoFormer (arXiv 2104.09864). Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_rotations(int32_t rotations, int32_t position, int32_t frequencies, float factor, int32_t count);
+
+/* Rows of the embedding table.
+ *   x[n, hidden]   f32  out
+ *   token[n]       i32  in    0 <= token < vocab (an id outside gives a row of NaN, so that it cannot go unseen)
+ *   active[slots]  i32  in    0 = none: every row
+ * Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_embed(int32_t x, int32_t model, int32_t token, int32_t active, int32_t count);
+
+/* First half of a layer: norm, q/k/v products, biases or q/k norms, rotation, append to the KV rows.
+ *   q[n, heads, headDim]         f32  out   rotated
+ *   rows                         inout      n rows appended from rowEnd on, for a step one per active slot; rowEnd moves on
+ *   x[n, hidden]                 f32  in    residual stream
+ *   rotations[n, 2, ropeDim/2]   f32  in
+ *   position[n]                  i32  in    goes to rowPosition
+ *   work[>= count * (hidden + 2 * kvHeads * headDim)]  f32  scratch
+ * h = x / rms(x) * attnNorm;  q = rot(norm(Wq h + bq)), k = rot(norm(Wk h + bk)), v = Wv h + bv
+ * A row that would lie past capacity is dropped and poisons the arena. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_attn_in(int32_t q, int32_t rows, int32_t x, int32_t layer, int32_t rotations, int32_t position, int32_t work,
+                            int32_t slot, int32_t count);
+
+/* Second half of a layer: output projection, residual, norm, SwiGLU, residual.
+ *   x[n, hidden]                 f32  inout
+ *   attended[n, heads, headDim]  f32  in
+ *   active[slots]                i32  in    0 = none: every row
+ *   work[>= count * (hidden + 2 * intermediate)]  f32  scratch
+ * x += Wo attended + bo;  h = x / rms(x) * ffnNorm;  x += Wdown (silu(Wgate h) * (Wup h))
+ * Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_attn_out(int32_t x, int32_t attended, int32_t layer, int32_t active, int32_t work, int32_t count);
+
+/* Logits of rows [first, first + count).
+ *   logits[n, vocab]  f32  out
+ *   x[n, hidden]      f32  in
+ *   active[slots]     i32  in    0 = none: every row
+ *   work[>= count * hidden]  f32  scratch
+ * logits = Wout (x / rms(x) * outputNorm). Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_head(int32_t logits, int32_t x, int32_t model, int32_t active, int32_t work, int32_t first, int32_t count);
+
+/* The likeliest token of rows [first, first + count), ties to the lower id; NaN never wins, and a row without a number gives -1.
+ *   token[n]    i32  out
+ *   logprob[n]  f32  out   log softmax of it
+ *   logits[n, vocab] f32 in;  active[slots] i32 in (0 = every row)
+ * Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_greedy(int32_t token, int32_t logprob, int32_t logits, int32_t active, int32_t first, int32_t count);
+
+/* position[s] += 1 for active slots. position, active: i32[slots]. Errors: RKV_SHAPE, RKV_DTYPE, RKV_STALE. */
+RKV_API int32_t rkv_advance(int32_t position, int32_t active);
+
+/* Copies `count` rows of the last dimension (single elements for rank 1); dtypes and widths must agree, tensors may not overlap.
+ * Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_copy(int32_t to, int32_t to_row, int32_t from, int32_t from_row, int32_t count);
+
+/* ---- ops: attention -------------------------------------------------------------------------------------------------------------- */
+
+/* Prefill attention of a chunk: query i sees rows [0, rowEnd - count + i] of its slot (causality goes by row order), less those that
+ * the layer's window hides by position.
+ *   attended[count, heads, headDim]  f32  out
+ *   lse[count, heads]                f32  out   log-sum-exp of the scaled logits; 0 = not wanted
+ *   q[count, heads, headDim]         f32  in
+ *   layer                            in         scale, soft cap, window
+ * attended = sum_j softmax_j(scale * q . k_j) v_j, online over fixed tiles of rows. Source: FlashAttention (arXiv 2205.14135).
+ * Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_attend_chunk(int32_t attended, int32_t lse, int32_t q, int32_t rows, int32_t layer, int32_t slot, int32_t count);
+
+/* Decode attention of every active slot over sink rows [0, sink), the rows of `index`, and the tail [max(tailBegin, sink), rowEnd),
+ * each clipped to rowEnd; the layer's window, where it has one, hides rows of the tail by position.
+ *   attended[slots, heads, headDim]  f32  out
+ *   lse[slots, heads]                f32  out   0 = not wanted
+ *   q[slots, heads, headDim]         f32  in
+ *   index[slots, kvHeads or heads, budget]  i32  in   0 = none
+ *   work[>= slots * heads * pieces * (headDim + 2)]  f32  scratch; pieces = ceil(capacity / RKV_PIECE) + 2
+ * An index entry outside [0, rowEnd) is skipped. Source: ClusterKV (arXiv 2412.03213) 3. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE,
+ * RKV_STALE. */
+RKV_API int32_t rkv_attend(int32_t attended, int32_t lse, int32_t q, int32_t rows, int32_t layer, int32_t index, int32_t work, int32_t sink);
+
+/* Rows of attended positions per piece of decode attention: partial softmaxes are merged in piece order, whoever computed them. */
+#define RKV_PIECE 256
+
+/* ---- ops: clustering. They run between steps, over a segment of one slot, all its KV heads at once. -------------------------------
+ * run[5] = { slot, begin, rows, cluster, clusters }: rows [begin, begin + rows) become clusters [cluster, cluster + clusters).
+ * moved[slots, kvHeads] i32: 1 while labels of that head still change; ops that take it skip heads that are at rest. */
+
+/* Evenly spaced initial centroids, and moved = 1: centroid c = keys[begin + floor((c + 0.5) * rows / clusters)]; labels = -1.
+ *   centroids[slots, kvHeads, maxClusters, headDim]  f32  out
+ *   labels[slots, kvHeads, capacity]                 i32  out
+ *   moved[slots, kvHeads]                            i32  out
+ *   keys[slots, kvHeads, capacity, headDim]          any rows dtype  in
+ * Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE, RKV_RECORDING. */
+RKV_API int32_t rkv_seed_centroids(int32_t centroids, int32_t labels, int32_t moved, int32_t keys, const int32_t *run);
+
+/* Labels by cosine, ties to the lower id, relative to run.cluster (0 .. clusters - 1); moved = whether any label changed.
+ *   labels, moved as above  inout;  keys, centroids in
+ *   work[>= kvHeads * (clusters + ceil(rows / RKV_PIECE))]  f32  scratch
+ * label = argmax_c key . centroid_c / |centroid_c|  (|centroid| = 0 counts as cosine 0; a NaN key goes to 0).
+ * Source: ClusterKV 3.2. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE, RKV_RECORDING. */
+RKV_API int32_t rkv_assign(int32_t labels, int32_t moved, int32_t keys, int32_t centroids, int32_t work, const int32_t *run);
+
+/* Groups the rows of a segment by label, stably.
+ *   order[slots, kvHeads, capacity]          i32  out   order[begin + i] = the row that comes i-th
+ *   offsets[slots, kvHeads, maxClusters + 1] i32  out   members of cluster c are order[offsets[c] .. offsets[c + 1])
+ *   labels in;  moved in, 0 = none: every head
+ * Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE, RKV_RECORDING. */
+RKV_API int32_t rkv_group(int32_t order, int32_t offsets, int32_t labels, int32_t moved, const int32_t *run);
+
+/* Centroids as the raw means of their members, summed in f32, in row order; an empty cluster keeps its centroid.
+ *   centroids inout;  keys, order, offsets in;  moved in, 0 = none: every head
+ * Source: ClusterKV 3.2. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE, RKV_RECORDING. */
+RKV_API int32_t rkv_centroid_means(int32_t centroids, int32_t keys, int32_t order, int32_t offsets, int32_t moved, const int32_t *run);
+
+/* Puts rows into the order of rkv_group: row begin + i becomes what row order[begin + i] was. Never cancelled half-way.
+ *   tensor[slots, kvHeads, capacity, width] or [slots, kvHeads, capacity]  any dtype  inout
+ *   work[>= kvHeads * rows * row bytes / 4]  f32  scratch
+ * Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE, RKV_RECORDING. */
+RKV_API int32_t rkv_permute_rows(int32_t tensor, int32_t order, int32_t work, const int32_t *run);
+
+/* ---- ops: selection, each step --------------------------------------------------------------------------------------------------- */
+
+/* Ranks clusters by how much of the group's attention they would draw, no size weight.
+ *   scores[slots, kvHeads or heads, maxClusters]     f32  out  -inf from count on, and for clusters without members
+ *   q[slots, heads, headDim]                         f32  in   after rotation
+ *   centroids[slots, kvHeads, maxClusters, headDim]  f32  in
+ *   offsets[slots, kvHeads, maxClusters + 1]         i32  in
+ *   count[slots]                                     i32  in   clusters in use
+ *   active[slots]                                    i32  in
+ * scores[s,h,c] = sum over g of group(h):  softmax_c( scale * q[s,g] . centroids[s,h,c] );  with heads rows (perHead): q . centroid
+ * Source: RetroInfer (arXiv 2505.02922) 4.2; ClusterKV 3.3. Errors: RKV_SHAPE, RKV_DTYPE, RKV_STALE. */
+RKV_API int32_t rkv_centroid_scores(int32_t scores, int32_t q, int32_t centroids, int32_t offsets, int32_t count, int32_t active, float scale);
+
+/* Order of candidates by score: descending, ties to the lower id, -inf and NaN left out, then -1.
+ *   order[slots, n, k]       i32  out
+ *   scores[slots, n, width]  f32  in    k <= width
+ *   active[slots]            i32  in
+ * Errors: RKV_SHAPE, RKV_DTYPE, RKV_STALE. */
+RKV_API int32_t rkv_topk(int32_t order, int32_t scores, int32_t active);
+
+/* Rows of the best clusters until the budget is full; the last cluster is trimmed to its first rows (the earliest positions).
+ *   index[slots, n, budget]                   i32  out
+ *   order[slots, n, k]                        i32  in   cluster ids, best first, then -1
+ *   offsets[slots, kvHeads, maxClusters + 1]  i32  in   rows are in cluster order: cluster c is rows [offsets[c], offsets[c + 1])
+ *   active[slots]                             i32  in
+ * Source: ClusterKV 3.3. Errors: RKV_SHAPE, RKV_DTYPE, RKV_STALE. */
+RKV_API int32_t rkv_fill_budget(int32_t index, int32_t order, int32_t offsets, int32_t active);
+
+/* Copies chosen rows together: to[s, h, i] = from[s, h, index[s, h, i]], f32; rows of -1 are zeros.
+ *   to[slots, kvHeads, budget, width] f32 out;  from[slots, kvHeads, capacity, width] any rows dtype in;  index i32 in
+ * Errors: RKV_SHAPE, RKV_DTYPE, RKV_STALE. */
+RKV_API int32_t rkv_gather_rows(int32_t to, int32_t from, int32_t index);
+
+/* Moves the tail of every active slot: tailBegin = max(tailBegin, sink, rowEnd - width). Source: StreamingLLM (arXiv 2309.17453).
+ * Errors: RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_set_tail(int32_t rows, int32_t sink, int32_t width);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
