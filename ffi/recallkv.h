@@ -161,9 +161,11 @@ RKV_API int32_t rkv_layer(int32_t arena, const int32_t *weights, const int32_t *
 RKV_API int32_t rkv_model(int32_t arena, int32_t embed, int32_t output_norm, int32_t output, double eps);
 
 /* Bundles the KV rows of one layer with the step state that speaks of them.
- *   tensors[6]: keys and values [slots, kvHeads, capacity, headDim] (f32, f16, bf16 or q8), rowPosition i32[slots, kvHeads, capacity],
- *               rowEnd and tailBegin i32[layers, slots], active i32[slots]
- *   layer: which row of rowEnd and tailBegin
+ *   tensors[7]: keys and values [slots, kvHeads, capacity, headDim] (f32, f16, bf16 or q8), rowPosition i32[slots, kvHeads, capacity],
+ *               rowEnd and tailBegin i32[layers, slots], active i32[slots],
+ *               attended i32[layers, slots, 8]: four 64-bit counters of rows that rkv_attend has read, summed over KV heads (with an
+ *               index per head: over heads / group): sink, index, tail, estimates
+ *   layer: which row of rowEnd, tailBegin and attended
  * Returns rows. Errors: RKV_STALE, RKV_SHAPE, RKV_DTYPE, RKV_RANGE. */
 RKV_API int32_t rkv_rows(int32_t arena, const int32_t *tensors, int32_t layer);
 
@@ -257,7 +259,7 @@ RKV_API int32_t rkv_attend_chunk(int32_t attended, int32_t lse, int32_t q, int32
  *   q[slots, heads, headDim]         f32  in
  *   index[slots, kvHeads or heads, budget]  i32  in   0 = none
  *   work[>= slots * heads * pieces * (headDim + 2)]  f32  scratch; pieces = ceil(capacity / RKV_PIECE) + 2
- * An index entry outside [0, rowEnd) is skipped. Source: ClusterKV (arXiv 2412.03213) 3. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE,
+ * An index entry outside [0, rowEnd) is skipped. Adds what was read to the rows' `attended` counters. Source: ClusterKV (arXiv 2412.03213) 3. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE,
  * RKV_STALE. */
 RKV_API int32_t rkv_attend(int32_t attended, int32_t lse, int32_t q, int32_t rows, int32_t layer, int32_t index, int32_t work, int32_t sink);
 

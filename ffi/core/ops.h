@@ -37,6 +37,7 @@ typedef struct rkv_rows_data {
   int32_t *position;              /* [slots, kvHeads, capacity] */
   int32_t *row_end, *tail_begin;  /* [slots], of this layer */
   const int32_t *active;          /* [slots] */
+  int64_t *attended;              /* [slots, 4] of this layer: rows read from sink, index, tail, estimates */
   int32_t slots, kv_heads, capacity, head_dim;
 } rkv_rows_data;
 
