@@ -1,0 +1,230 @@
+/* simd.h: one vector of RKV_LANES floats (16, 8 or 4), and all that the kernels do with it. The only file with intrinsics. Everything is
+ * static inline: a function that is not would be defined once per instruction set.
+ *
+ * Arithmetic is written out: +, -, * round once each, and only rkv_fma fuses (where the instruction set can), so that two paths that
+ * do the same operations in the same order give the same bits. */
+#ifndef RKV_SIMD_H
+#define RKV_SIMD_H
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#endif
+
+#if defined(__AVX512F__)
+#define RKV_LANES 16
+#elif defined(__AVX2__)
+#define RKV_LANES 8
+#else
+#define RKV_LANES 4
+#endif
+
+typedef float rkv_vec __attribute__((vector_size(4 * RKV_LANES)));
+typedef int32_t rkv_ivec __attribute__((vector_size(4 * RKV_LANES)));    /* also what a comparison of two rkv_vec gives: -1 or 0 */
+typedef uint32_t rkv_uvec __attribute__((vector_size(4 * RKV_LANES)));
+typedef uint16_t rkv_hvec __attribute__((vector_size(2 * RKV_LANES)));   /* f16 or bf16 */
+typedef int8_t rkv_bvec __attribute__((vector_size(RKV_LANES)));
+
+#define RKV_INLINE static inline __attribute__((always_inline, unused))
+
+/* ---- loads and stores; addresses need no alignment. The _part forms touch the first n < RKV_LANES elements, the rest reads as 0. ----- */
+
+RKV_INLINE rkv_vec rkv_load(const float *p) { rkv_vec v; memcpy(&v, p, sizeof v); return v; }
+RKV_INLINE void rkv_store(float *p, rkv_vec v) { memcpy(p, &v, sizeof v); }
+RKV_INLINE rkv_vec rkv_set1(float a) { return a - (rkv_vec){0}; }
+
+RKV_INLINE rkv_vec rkv_load_part(const float *p, int32_t n) {
+#if defined(__AVX512F__)
+  return (rkv_vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#else
+  rkv_vec v = {0};
+  for (int32_t i = 0; i < n; i++) v[i] = p[i];
+  return v;
+#endif
+}
+RKV_INLINE void rkv_store_part(float *p, rkv_vec v, int32_t n) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+#else
+  for (int32_t i = 0; i < n; i++) p[i] = v[i];
+#endif
+}
+
+/* ---- arithmetic ------------------------------------------------------------------------------------------------------------------ */
+
+/* a * b + c, in one rounding where the instruction set has it. */
+RKV_INLINE rkv_vec rkv_fma(rkv_vec a, rkv_vec b, rkv_vec c) {
+#if defined(__AVX512F__)
+  return (rkv_vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (rkv_vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (rkv_vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+RKV_INLINE float rkv_fma1(float a, float b, float c) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+/* mask ? a : b, for masks that a comparison made. */
+RKV_INLINE rkv_vec rkv_select(rkv_ivec mask, rkv_vec a, rkv_vec b) { return (rkv_vec)((mask & (rkv_ivec)a) | (~mask & (rkv_ivec)b)); }
+
+/* a > b ? a : b, and a < b ? a : b: a NaN in either gives b. */
+RKV_INLINE rkv_vec rkv_max(rkv_vec a, rkv_vec b) {
+#if defined(__AVX512F__)
+  return (rkv_vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (rkv_vec)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__x86_64__)
+  return (rkv_vec)_mm_max_ps((__m128)a, (__m128)b);
+#else
+  return rkv_select(a > b, a, b);
+#endif
+}
+RKV_INLINE rkv_vec rkv_min(rkv_vec a, rkv_vec b) {
+#if defined(__AVX512F__)
+  return (rkv_vec)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (rkv_vec)_mm256_min_ps((__m256)a, (__m256)b);
+#elif defined(__x86_64__)
+  return (rkv_vec)_mm_min_ps((__m128)a, (__m128)b);
+#else
+  return rkv_select(a < b, a, b);
+#endif
+}
+
+/* Sum and maximum over the lanes, always as the same tree: halves onto halves. */
+RKV_INLINE float rkv_sum(rkv_vec v) {
+  float a[RKV_LANES];
+  rkv_store(a, v);
+#if RKV_LANES >= 16
+  for (int32_t i = 0; i < 8; i++) a[i] += a[i + 8];
+#endif
+#if RKV_LANES >= 8
+  for (int32_t i = 0; i < 4; i++) a[i] += a[i + 4];
+#endif
+  return (a[0] + a[2]) + (a[1] + a[3]);
+}
+RKV_INLINE float rkv_max_lane(rkv_vec v) {
+  float a[RKV_LANES];
+  rkv_store(a, v);
+  for (int32_t half = RKV_LANES / 2; half; half /= 2)
+    for (int32_t i = 0; i < half; i++) a[i] = a[i] > a[i + half] ? a[i] : a[i + half];
+  return a[0];
+}
+
+/* e^x, within 1 ulp where the result is a normal number; exp(-inf) = 0, exp(inf) = inf, exp(NaN) = NaN.
+ * x = n ln 2 + r, |r| <= ln 2 / 2; e^r by its series; 2^n in two factors, so that denormal results come out right. */
+RKV_INLINE rkv_vec rkv_exp(rkv_vec x) {
+  const rkv_vec magic = rkv_set1(12582912.0f);                       /* 1.5 * 2^23: adding it rounds to an integer */
+  x = rkv_max(rkv_set1(-104.0f), rkv_min(rkv_set1(89.0f), x));       /* e^-104 rounds to 0, e^89 to inf; a NaN passes */
+  const rkv_vec shifted = rkv_fma(x, rkv_set1(1.44269504088896341f), magic);
+  const rkv_vec n = shifted - magic;
+  rkv_vec r = rkv_fma(n, rkv_set1(-0.693359375f), x);                /* 9 bits: n times it is exact */
+  r = rkv_fma(n, rkv_set1(2.12194440054690583e-4f), r);
+  rkv_vec p = rkv_set1(1.0f / 5040);
+  p = rkv_fma(p, r, rkv_set1(1.0f / 720));
+  p = rkv_fma(p, r, rkv_set1(1.0f / 120));
+  p = rkv_fma(p, r, rkv_set1(1.0f / 24));
+  p = rkv_fma(p, r, rkv_set1(1.0f / 6));
+  p = rkv_fma(p, r, rkv_set1(0.5f));
+  p = rkv_fma(p * r, r, r) + rkv_set1(1.0f);
+  const rkv_ivec power = (rkv_ivec)shifted - (rkv_ivec)magic, half = power >> 1;
+  return p * (rkv_vec)((half + 127) << 23) * (rkv_vec)((power - half + 127) << 23);
+}
+RKV_INLINE float rkv_exp1(float x) { return rkv_exp(rkv_set1(x))[0]; }
+
+/* sum of a[i] * b[i], always in the same order: four accumulators over k, then lanes. */
+RKV_INLINE float rkv_dot(const float *a /*[n]*/, const float *b /*[n]*/, int32_t n) {
+  rkv_vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+  int32_t i = 0;
+  for (; i + 4 * RKV_LANES <= n; i += 4 * RKV_LANES) {
+    s0 = rkv_fma(rkv_load(a + i), rkv_load(b + i), s0);
+    s1 = rkv_fma(rkv_load(a + i + RKV_LANES), rkv_load(b + i + RKV_LANES), s1);
+    s2 = rkv_fma(rkv_load(a + i + 2 * RKV_LANES), rkv_load(b + i + 2 * RKV_LANES), s2);
+    s3 = rkv_fma(rkv_load(a + i + 3 * RKV_LANES), rkv_load(b + i + 3 * RKV_LANES), s3);
+  }
+  for (; i + RKV_LANES <= n; i += RKV_LANES) s0 = rkv_fma(rkv_load(a + i), rkv_load(b + i), s0);
+  if (i < n) s1 = rkv_fma(rkv_load_part(a + i, n - i), rkv_load_part(b + i, n - i), s1);
+  return rkv_sum((s0 + s1) + (s2 + s3));
+}
+
+/* ---- 16-bit floats and signed bytes ------------------------------------------------------------------------------------------------- */
+
+RKV_INLINE rkv_hvec rkv_load_half(const uint16_t *p) { rkv_hvec v; memcpy(&v, p, sizeof v); return v; }
+RKV_INLINE rkv_hvec rkv_load_half_part(const uint16_t *p, int32_t n) {
+  rkv_hvec v = {0};
+  for (int32_t i = 0; i < n; i++) v[i] = p[i];
+  return v;
+}
+RKV_INLINE void rkv_store_half(uint16_t *p, rkv_hvec v) { memcpy(p, &v, sizeof v); }
+RKV_INLINE void rkv_store_half_part(uint16_t *p, rkv_hvec v, int32_t n) { for (int32_t i = 0; i < n; i++) p[i] = v[i]; }
+RKV_INLINE rkv_bvec rkv_load_bytes(const int8_t *p) { rkv_bvec v; memcpy(&v, p, sizeof v); return v; }
+RKV_INLINE rkv_bvec rkv_load_bytes_part(const int8_t *p, int32_t n) {
+  rkv_bvec v = {0};
+  for (int32_t i = 0; i < n; i++) v[i] = p[i];
+  return v;
+}
+RKV_INLINE void rkv_store_bytes(int8_t *p, rkv_bvec v) { memcpy(p, &v, sizeof v); }
+
+RKV_INLINE rkv_vec rkv_from_bf16(rkv_hvec h) { return (rkv_vec)(__builtin_convertvector(h, rkv_uvec) << 16); }
+
+/* To the nearest, ties to even; a NaN stays one. */
+RKV_INLINE rkv_hvec rkv_to_bf16(rkv_vec v) {
+  const rkv_uvec bits = (rkv_uvec)v, is_nan = (rkv_uvec)(v != v);
+  const rkv_uvec rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  return __builtin_convertvector(((rounded & ~is_nan) | ((bits | 0x400000) & is_nan)) >> 16, rkv_hvec);
+}
+
+RKV_INLINE rkv_vec rkv_from_f16(rkv_hvec h) {
+#if defined(__AVX512F__)
+  return (rkv_vec)_mm512_cvtph_ps((__m256i)h);
+#elif defined(__F16C__)
+  return (rkv_vec)_mm256_cvtph_ps((__m128i)h);
+#else
+  /* exponent and mantissa moved into place are the value times 2^-112; multiplying is exact, also for denormals */
+  const rkv_uvec bits = __builtin_convertvector(h, rkv_uvec);
+  const rkv_vec value = (rkv_vec)((bits & 0x7fff) << 13) * rkv_set1(0x1p112f);
+  const rkv_uvec special = (rkv_uvec)(value >= rkv_set1(65536.0f)) & 0x7f800000;
+  return (rkv_vec)((rkv_uvec)value | special | (bits & 0x8000) << 16);
+#endif
+}
+
+RKV_INLINE rkv_hvec rkv_to_f16(rkv_vec v) {
+#if defined(__AVX512F__)
+  return (rkv_hvec)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__F16C__)
+  return (rkv_hvec)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+#else
+  const rkv_uvec bits = (rkv_uvec)v, abs = bits & 0x7fffffff;
+  const rkv_uvec normal = (abs + (0xfff - (112u << 23)) + ((abs >> 13) & 1)) >> 13;
+  const rkv_uvec small = (rkv_uvec)((rkv_vec)abs + rkv_set1(0.5f)) - 0x3f000000;      /* adding 0.5 rounds to multiples of 2^-24 */
+  const rkv_uvec is_small = (rkv_uvec)(abs < 0x38800000), is_large = (rkv_uvec)(abs >= 0x47800000), is_nan = (rkv_uvec)(v != v);
+  rkv_uvec half = (small & is_small) | (normal & ~is_small);
+  half = (half & ~is_large) | (0x7c00 & is_large) | ((0x200 | (abs >> 13 & 0x3ff)) & is_nan);
+  return __builtin_convertvector(half | (bits >> 16 & 0x8000), rkv_hvec);
+#endif
+}
+
+RKV_INLINE rkv_vec rkv_from_bytes(rkv_bvec b) { return __builtin_convertvector(__builtin_convertvector(b, rkv_ivec), rkv_vec); }
+
+/* To the nearest integer, ties to even; the values lie in [-127, 127]. */
+RKV_INLINE rkv_bvec rkv_to_bytes(rkv_vec v) {
+  const rkv_vec magic = rkv_set1(12582912.0f);
+  return __builtin_convertvector((rkv_ivec)(v + magic) - (rkv_ivec)magic, rkv_bvec);
+}
+
+#endif
