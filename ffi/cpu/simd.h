@@ -34,6 +34,13 @@ typedef int8_t rkv_bvec __attribute__((vector_size(RKV_LANES)));
 
 #define RKV_INLINE static inline __attribute__((always_inline, unused))
 
+/* Before a loop over registers, which must not survive as a loop. */
+#if defined(__clang__)
+#define RKV_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define RKV_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 /* ---- loads and stores; addresses need no alignment. The _part forms touch the first n < RKV_LANES elements, the rest reads as 0. ----- */
 
 RKV_INLINE rkv_vec rkv_load(const float *p) { rkv_vec v; memcpy(&v, p, sizeof v); return v; }
@@ -126,7 +133,7 @@ RKV_INLINE float rkv_max_lane(rkv_vec v) {
   return a[0];
 }
 
-/* e^x, within 1 ulp where the result is a normal number; exp(-inf) = 0, exp(inf) = inf, exp(NaN) = NaN.
+/* e^x, within 1.1 ulp where the result is a normal number; exp(-inf) = 0, exp(inf) = inf, exp(NaN) = NaN.
  * x = n ln 2 + r, |r| <= ln 2 / 2; e^r by its series; 2^n in two factors, so that denormal results come out right. */
 RKV_INLINE rkv_vec rkv_exp(rkv_vec x) {
   const rkv_vec magic = rkv_set1(12582912.0f);                       /* 1.5 * 2^23: adding it rounds to an integer */
@@ -225,6 +232,72 @@ RKV_INLINE rkv_vec rkv_from_bytes(rkv_bvec b) { return __builtin_convertvector(_
 RKV_INLINE rkv_bvec rkv_to_bytes(rkv_vec v) {
   const rkv_vec magic = rkv_set1(12582912.0f);
   return __builtin_convertvector((rkv_ivec)(v + magic) - (rkv_ivec)magic, rkv_bvec);
+}
+
+/* ---- between lanes ------------------------------------------------------------------------------------------------------------------ */
+
+/* Lanes of a and b dealt out in groups of h: RKV_LOW_h takes the first half of every group of 2h of a, then of b; RKV_HIGH_h the second. */
+#if RKV_LANES == 16
+#define RKV_LOW_8(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
+#define RKV_HIGH_8(a, b) __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31)
+#define RKV_LOW_4(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27)
+#define RKV_HIGH_4(a, b) __builtin_shufflevector(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31)
+#define RKV_LOW_2(a, b) __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
+#define RKV_HIGH_2(a, b) __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31)
+#define RKV_LOW_1(a, b) __builtin_shufflevector(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30)
+#define RKV_HIGH_1(a, b) __builtin_shufflevector(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31)
+#elif RKV_LANES == 8
+#define RKV_LOW_4(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11)
+#define RKV_HIGH_4(a, b) __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
+#define RKV_LOW_2(a, b) __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13)
+#define RKV_HIGH_2(a, b) __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15)
+#define RKV_LOW_1(a, b) __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14)
+#define RKV_HIGH_1(a, b) __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15)
+#else
+#define RKV_LOW_2(a, b) __builtin_shufflevector(a, b, 0, 1, 4, 5)
+#define RKV_HIGH_2(a, b) __builtin_shufflevector(a, b, 2, 3, 6, 7)
+#define RKV_LOW_1(a, b) __builtin_shufflevector(a, b, 0, 4, 2, 6)
+#define RKV_HIGH_1(a, b) __builtin_shufflevector(a, b, 1, 5, 3, 7)
+#endif
+
+#define RKV_EACH_PAIR(h, step)                                     \
+  RKV_UNROLL for (int32_t i = 0; i < h; i++) {                     \
+    const rkv_vec a = v[i], b = v[i + h];                          \
+    step(h)                                                        \
+  }
+#define RKV_FOLD(h) v[i] = RKV_LOW_##h(a, b) + RKV_HIGH_##h(a, b);
+
+/* The lane sums of RKV_LANES vectors: lane i is rkv_sum(v[i]), to the bit. */
+RKV_INLINE rkv_vec rkv_sum_rows(rkv_vec v[RKV_LANES]) {
+#if RKV_LANES >= 16
+  RKV_EACH_PAIR(8, RKV_FOLD)
+#endif
+#if RKV_LANES >= 8
+  RKV_EACH_PAIR(4, RKV_FOLD)
+#endif
+  RKV_EACH_PAIR(2, RKV_FOLD)
+  RKV_EACH_PAIR(1, RKV_FOLD)
+  return v[0];
+}
+
+#define RKV_SWAP(h)                                                                      \
+  RKV_UNROLL for (int32_t i = 0; i < RKV_LANES; i++)                                     \
+    if (!(i & h)) {                                                                      \
+      const rkv_vec a = v[i], b = v[i + h];                                              \
+      v[i] = RKV_LOW_##h(a, b);                                                          \
+      v[i + h] = RKV_HIGH_##h(a, b);                                                     \
+    }
+
+/* Rows become columns: afterwards lane j of v[i] is what lane i of v[j] was. */
+RKV_INLINE void rkv_transpose(rkv_vec v[RKV_LANES]) {
+#if RKV_LANES >= 16
+  RKV_SWAP(8)
+#endif
+#if RKV_LANES >= 8
+  RKV_SWAP(4)
+#endif
+  RKV_SWAP(2)
+  RKV_SWAP(1)
 }
 
 #endif
