@@ -1,0 +1,68 @@
+/** Keys of a layer -> centroids, members, offsets; rows put into cluster order, so that a recalled cluster is one contiguous read. */
+import type { Kernels } from "../kernels.ts";
+import type { Rows } from "../kv/store.ts";
+import type { Allocator, Segment } from "../policies/policy.ts";
+import type { Tensor } from "../tensor.ts";
+import { assignWork, kmeans } from "./kmeans.ts";
+
+/** The clusters of one layer. Only centroids, offsets and count are state; the rest is room to work in. */
+export interface Clusters {
+  /** f32[slots, kvHeads, maxClusters, headDim]: means of the members' keys. */
+  readonly centroids: Tensor;
+  /** i32[slots, kvHeads, maxClusters + 1]: cluster c is rows [offsets[c], offsets[c + 1]). */
+  readonly offsets: Tensor;
+  /** i32[slots]: clusters in use. */
+  readonly count: Tensor;
+  /** f32[slots, kvHeads, maxClusters]. */
+  readonly scores: Tensor;
+  /** i32[slots, kvHeads, min(maxClusters, budget)]: cluster ids, best first. */
+  readonly ranked: Tensor;
+  readonly labels: Tensor;
+  readonly order: Tensor;
+  readonly moved: Tensor;
+  readonly work: Tensor;
+  readonly tokensPerCluster: number;
+}
+
+/** Clusters of a segment: one per `tokensPerCluster` rows, at least one. */
+export function clustersOf(rows: number, tokensPerCluster: number): number {
+  return Math.max(1, Math.round(rows / tokensPerCluster));
+}
+
+/** Memory for the clusters of one layer; segments have between `shortest` and `longest` rows. */
+export function allocateClusters(
+  memory: Allocator,
+  rows: Rows,
+  tokensPerCluster: number,
+  shortest: number,
+  longest: number = rows.capacity,
+): Clusters {
+  const { slots, kvHeads, capacity, headDim } = rows;
+  const segments = Math.ceil(capacity / shortest);
+  const most = Math.ceil(capacity / tokensPerCluster) + segments;
+  const run = Math.min(capacity, longest);
+  const permuteWork = (kvHeads * run * rows.keys.rowBytes) / 4;
+  return {
+    centroids: memory.tensor("f32", [slots, kvHeads, most, headDim]),
+    offsets: memory.tensor("i32", [slots, kvHeads, most + 1]),
+    count: memory.tensor("i32", [slots]),
+    scores: memory.scratch("f32", [slots, kvHeads, most]),
+    ranked: memory.scratch("i32", [slots, kvHeads, Math.min(most, rows.budget)]),
+    labels: memory.scratch("i32", [slots, kvHeads, capacity]),
+    order: memory.scratch("i32", [slots, kvHeads, capacity]),
+    moved: memory.scratch("i32", [slots, kvHeads]),
+    work: memory.scratch("f32", [Math.ceil(Math.max(permuteWork, assignWork(kvHeads, run, most)))]),
+    tokensPerCluster,
+  };
+}
+
+/** Enqueues the clustering of a segment, puts its rows into cluster order, and shows the new clusters to `select`. */
+export function clusterKeys(k: Kernels, rows: Rows, segment: Segment, clusters: Clusters, iterations: number): void {
+  const { tokensPerCluster } = clusters;
+  const first = segment.earlier.reduce((sum, length) => sum + clustersOf(length, tokensPerCluster), 0);
+  const added = clustersOf(segment.rows, tokensPerCluster);
+  const run = Int32Array.of(segment.slot, segment.begin, segment.rows, first, added);
+  kmeans(k, { ...clusters, keys: rows.keys }, run, iterations);
+  for (const tensor of [rows.keys, rows.values, rows.position]) k.permuteRows(tensor, clusters.order, clusters.work, run);
+  clusters.count.write(Int32Array.of(first + added), segment.slot);
+}

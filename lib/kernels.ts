@@ -1,0 +1,108 @@
+/**
+ * Every op as TypeScript sees it, one sentence each; ffi/recallkv.h is the manual (shapes, formulas, errors, sources). A `Kernels`
+ * enqueues: nothing here can wait, read or allocate, so a policy's step that tries to does not type-check.
+ */
+import type { Tensor } from "./tensor.ts";
+
+/** A bundle of handles that ops take beside tensors: a layer's weights, a model's ends, a layer's KV rows. */
+export interface Bundle<Kind extends string> {
+  readonly handle: number;
+  readonly kind: Kind;
+}
+export type LayerHandle = Bundle<"layer">;
+export type ModelHandle = Bundle<"model">;
+export type RowsHandle = Bundle<"rows">;
+
+/** `slot` of an op that serves a step: row i belongs to slot i. */
+export const STEP = -1;
+
+/** Rows [begin, begin + rows) of one slot become clusters [cluster, cluster + clusters): `[slot, begin, rows, cluster, clusters]`. */
+export type Run = Int32Array;
+
+type Optional = Tensor | null;
+
+export interface Kernels {
+  /** Cosines and sines of the rotary embedding for `count` positions, shared by all layers of a step or chunk. */
+  rotations(rotations: Tensor, position: Tensor, frequencies: Tensor, factor: number, count: number): void;
+  /** Rows of the embedding table. */
+  embed(x: Tensor, model: ModelHandle, token: Tensor, active: Optional, count: number): void;
+  /** Norm, q/k/v products, rotation, append to the KV rows. */
+  attnIn(
+    q: Tensor,
+    rows: RowsHandle,
+    x: Tensor,
+    layer: LayerHandle,
+    rotations: Tensor,
+    position: Tensor,
+    work: Tensor,
+    slot: number,
+    count: number,
+  ): void;
+  /** Output projection, residual, norm, SwiGLU, residual. */
+  attnOut(x: Tensor, attended: Tensor, layer: LayerHandle, active: Optional, work: Tensor, count: number): void;
+  /** Logits of rows [first, first + count). */
+  head(logits: Tensor, x: Tensor, model: ModelHandle, active: Optional, work: Tensor, first: number, count: number): void;
+  /** The likeliest token of rows [first, first + count) and its log-probability. */
+  greedy(token: Tensor, logprob: Tensor, logits: Tensor, active: Optional, first: number, count: number): void;
+  /** position += 1 for active slots. */
+  advance(position: Tensor, active: Tensor): void;
+  /** Copies rows of the last dimension between tensors (single elements of rank 1). */
+  copy(to: Tensor, toRow: number, from: Tensor, fromRow: number, count: number): void;
+  /** Prefill attention of a chunk over all rows before and in it. */
+  attendChunk(attended: Tensor, lse: Optional, q: Tensor, rows: RowsHandle, layer: LayerHandle, slot: number, count: number): void;
+  /** Decode attention over sink rows, the rows of `index`, and the tail. */
+  attend(
+    attended: Tensor,
+    lse: Optional,
+    q: Tensor,
+    rows: RowsHandle,
+    layer: LayerHandle,
+    index: Optional,
+    work: Tensor,
+    sink: number,
+  ): void;
+  /** Evenly spaced initial centroids of a segment. */
+  seedCentroids(centroids: Tensor, labels: Tensor, moved: Tensor, keys: Tensor, run: Run): void;
+  /** Labels by cosine; `moved` says whether any changed. */
+  assign(labels: Tensor, moved: Tensor, keys: Tensor, centroids: Tensor, work: Tensor, run: Run): void;
+  /** Groups the rows of a segment by label, stably. */
+  group(order: Tensor, offsets: Tensor, labels: Tensor, moved: Optional, run: Run): void;
+  /** Centroids as the raw means of their members. */
+  centroidMeans(centroids: Tensor, keys: Tensor, order: Tensor, offsets: Tensor, moved: Optional, run: Run): void;
+  /** Puts the rows of a segment into the order of `group`. */
+  permuteRows(tensor: Tensor, order: Tensor, work: Tensor, run: Run): void;
+  /** Ranks clusters by the attention the group would pay to one of their tokens. */
+  centroidScores(scores: Tensor, q: Tensor, centroids: Tensor, offsets: Tensor, count: Tensor, active: Tensor, scale: number): void;
+  /** Candidates by descending score. */
+  topk(order: Tensor, scores: Tensor, active: Tensor): void;
+  /** Rows of the best clusters until the budget is full. */
+  fillBudget(index: Tensor, order: Tensor, offsets: Tensor, active: Tensor): void;
+  /** Copies chosen rows together, as f32. */
+  gatherRows(to: Tensor, from: Tensor, index: Tensor): void;
+  /** Moves the tail of every active slot to its last `width` rows. */
+  setTail(rows: RowsHandle, sink: number, width: number): void;
+}
+
+/** Names of all ops, for binding them to the library; a test holds this list against the header. */
+export const opNames = [
+  "rotations",
+  "embed",
+  "attnIn",
+  "attnOut",
+  "head",
+  "greedy",
+  "advance",
+  "copy",
+  "attendChunk",
+  "attend",
+  "seedCentroids",
+  "assign",
+  "group",
+  "centroidMeans",
+  "permuteRows",
+  "centroidScores",
+  "topk",
+  "fillBudget",
+  "gatherRows",
+  "setTail",
+] as const satisfies readonly (keyof Kernels)[];

@@ -1,0 +1,82 @@
+/**
+ * A place one can come back to. A mark copies what is small: policy state, the step's logits and token, and the rows that a later build
+ * would permute. Built segments never move, so they need no copy.
+ */
+import type { Arena, Device } from "../device.ts";
+import type { Kernels } from "../kernels.ts";
+import type { SessionLayer } from "../decoder.ts";
+import { everyRow } from "../policies/policy.ts";
+import type { Tensor } from "../tensor.ts";
+import { cloneSlot, type SlotState, tailBegin } from "./slot.ts";
+
+/** A run of rows of a tensor and its copy. */
+interface Kept {
+  readonly tensor: Tensor;
+  readonly row: number;
+  readonly copy: Tensor;
+  readonly rows: number;
+}
+
+export class Mark {
+  readonly #arena: Arena;
+  readonly #kept: Kept[] = [];
+  readonly #state: SlotState;
+
+  /** Enqueues the copies. `state`: tensors whose first dimension is `slots`. */
+  constructor(device: Device, k: Kernels, readonly slot: number, held: SlotState, state: readonly Tensor[], layers: readonly SessionLayer[]) {
+    this.#state = cloneSlot(held);
+    const runs = [...state.map((tensor) => slotRun(tensor, slot)), ...layers.flatMap((layer, l) => unbuiltRuns(layer, slot, held, l))];
+    const bytes = runs.reduce((sum, { tensor, rows }) => sum + rows * bytesOfRow(tensor) + 4096, 1 << 20);
+    this.#arena = device.arena(bytes);
+    for (const { tensor, row, rows } of runs) {
+      const shape = tensor.shape.length === 1 ? [rows] : [rows, tensor.shape.at(-1)!];
+      const copy = this.#arena.tensor(tensor.dtype, shape);
+      copy.commit(rows);
+      k.copy(copy, 0, tensor, row, rows);
+      this.#kept.push({ tensor, row, copy, rows });
+    }
+  }
+
+  /** Tokens held at this place. */
+  get length(): number {
+    return this.#state.tokens.length;
+  }
+
+  /** Enqueues the way back; returns what the host knew here. */
+  restore(k: Kernels): SlotState {
+    for (const { tensor, row, copy, rows } of this.#kept) k.copy(tensor, row, copy, 0, rows);
+    return cloneSlot(this.#state);
+  }
+
+  [Symbol.dispose](): void {
+    this.#arena[Symbol.dispose]();
+  }
+}
+
+type RowRun = Omit<Kept, "copy">;
+
+function bytesOfRow(tensor: Tensor): number {
+  return tensor.shape.length === 1 ? 4 : tensor.rowBytes;
+}
+
+/** All rows of one slot of a tensor [slots, ...]. */
+function slotRun(tensor: Tensor, slot: number): RowRun {
+  const width = tensor.shape.length === 1 ? 1 : tensor.shape.at(-1)!;
+  const rows = tensor.elements / tensor.shape[0] / width;
+  return { tensor, row: slot * rows, rows };
+}
+
+/** Rows that a build may still permute: those of a layer's tail, where its policy builds segments. */
+function unbuiltRuns(layer: SessionLayer, slot: number, held: SlotState, l: number): RowRun[] {
+  const { rows, policy, sink } = layer;
+  if (policy === everyRow || !policy.build) return [];
+  const begin = tailBegin(held.layers[l], sink);
+  const count = held.layers[l].end - begin;
+  if (count <= 0) return [];
+  const runs: RowRun[] = [{ tensor: rows.position, row: slot * rows.kvHeads, rows: rows.kvHeads }];
+  for (let h = 0; h < rows.kvHeads; h++) {
+    const row = (slot * rows.kvHeads + h) * rows.capacity + begin;
+    runs.push({ tensor: rows.keys, row, rows: count }, { tensor: rows.values, row, rows: count });
+  }
+  return runs;
+}

@@ -1,0 +1,34 @@
+/** What the host knows of a slot without asking the device: how far each layer is, and which token waits. */
+
+/** One layer of a slot. */
+export interface LayerRows {
+  /** Rows held. */
+  end: number;
+  /** Rows of each built segment, oldest first; they follow the sink rows. */
+  segments: number[];
+}
+
+export interface SlotState {
+  /** Tokens whose rows are held, oldest first. */
+  tokens: number[];
+  /** The token that the last step chose and that was not fed yet; its number is known once it was yielded. */
+  next: { token: number | null } | null;
+  layers: LayerRows[];
+}
+
+export function emptySlot(layers: number): SlotState {
+  return { tokens: [], next: null, layers: Array.from({ length: layers }, () => ({ end: 0, segments: [] })) };
+}
+
+export function cloneSlot(slot: SlotState): SlotState {
+  return {
+    tokens: [...slot.tokens],
+    next: slot.next && { ...slot.next },
+    layers: slot.layers.map(({ end, segments }) => ({ end, segments: [...segments] })),
+  };
+}
+
+/** First row of the tail: what was not built. */
+export function tailBegin(layer: LayerRows, sink: number): number {
+  return sink + layer.segments.reduce((sum, rows) => sum + rows, 0);
+}

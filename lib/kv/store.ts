@@ -1,0 +1,102 @@
+/** The KV rows of a session: one store per layer, and the step state they share. */
+import type { Arena } from "../device.ts";
+import type { RowsHandle } from "../kernels.ts";
+import { rowBytes, type Tensor } from "../tensor.ts";
+import type { KvDType } from "../types.ts";
+
+/** What changes from step to step, on the device; the session owns it. */
+export interface StepState {
+  /** i32[slots]: place in the text of the token to feed. */
+  readonly position: Tensor;
+  /** i32[slots]: the token to feed. */
+  readonly token: Tensor;
+  /** f32[slots]: log-probability of that token. */
+  readonly logprob: Tensor;
+  /** i32[slots]: 1 if the slot takes part. */
+  readonly active: Tensor;
+  /** i32[layers, slots]: rows held by a layer. */
+  readonly rowEnd: Tensor;
+  /** i32[layers, slots]: where a layer's tail begins. */
+  readonly tailBegin: Tensor;
+  /** i32[layers, slots, 8]: four 64-bit counters of rows read: sink, index, tail, estimates. */
+  readonly attended: Tensor;
+}
+
+export function stepState(arena: Arena, layers: number, slots: number): StepState {
+  return {
+    position: arena.tensor("i32", [slots]),
+    token: arena.tensor("i32", [slots]),
+    logprob: arena.tensor("f32", [slots]),
+    active: arena.tensor("i32", [slots]),
+    rowEnd: arena.tensor("i32", [layers, slots]),
+    tailBegin: arena.tensor("i32", [layers, slots]),
+    attended: arena.tensor("i32", [layers, slots, 8]),
+  };
+}
+
+export interface RowsShape {
+  readonly slots: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly capacity: number;
+  readonly dtype: KvDType;
+  /** Softmax scale of the layer. */
+  readonly scale: number;
+  /** Rows of a policy's index, per head. */
+  readonly budget: number;
+}
+
+/** The KV rows of one layer. The order of rows belongs to one KV head; `position` says where in the text each was. */
+export class Rows {
+  /** [slots, kvHeads, capacity, headDim]. */
+  readonly keys: Tensor;
+  readonly values: Tensor;
+  /** i32[slots, kvHeads, capacity]. */
+  readonly position: Tensor;
+  /** i32[slots]: 1 if the slot takes part in the step. */
+  readonly active: Tensor;
+  readonly handle: RowsHandle;
+  readonly slots: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly capacity: number;
+  readonly scale: number;
+  readonly budget: number;
+  #committed = 0;
+
+  constructor(arena: Arena, readonly layer: number, shape: RowsShape, state: StepState) {
+    const { slots, heads, kvHeads, headDim, capacity, dtype } = shape;
+    this.keys = arena.tensor(dtype, [slots, kvHeads, capacity, headDim]);
+    this.values = arena.tensor(dtype, [slots, kvHeads, capacity, headDim]);
+    this.position = arena.tensor("i32", [slots, kvHeads, capacity]);
+    this.active = state.active;
+    this.handle = arena.rows([this.keys, this.values, this.position, state.rowEnd, state.tailBegin, state.active, state.attended], layer);
+    this.slots = slots;
+    this.heads = heads;
+    this.kvHeads = kvHeads;
+    this.headDim = headDim;
+    this.capacity = capacity;
+    this.scale = shape.scale;
+    this.budget = shape.budget;
+  }
+
+  /** Bytes of one row: key and value of one KV head. */
+  get bytesPerRow(): number {
+    return 2 * this.keys.rowBytes;
+  }
+
+  /** Commits memory for `rows` rows, in steps of 512 so that it is asked for rarely. Throws RecallError `RKV_MEMORY`. */
+  commit(rows: number): void {
+    if (rows <= this.#committed) return;
+    const wanted = Math.min(this.capacity, Math.ceil(rows / 512) * 512);
+    for (const tensor of [this.keys, this.values, this.position]) tensor.commit(tensor === this.position ? this.kvHeads : wanted);
+    this.#committed = wanted;
+  }
+}
+
+/** Address space that the rows of one layer take. */
+export function reservedBytes({ slots, kvHeads, headDim, capacity, dtype }: RowsShape): number {
+  return slots * kvHeads * capacity * (2 * rowBytes(dtype, headDim) + 4);
+}

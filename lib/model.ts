@@ -1,0 +1,93 @@
+/** A loaded model: weights on a device, tokenizer, template, and the sessions made of it. */
+import { fileURLToPath } from "node:url";
+import type { Weights } from "./decoder.ts";
+import { type Arena, type Device, open } from "./device.ts";
+import { readModel } from "./models/load.ts";
+import type { LoadedCheckpoint, ModelShape } from "./models/model.ts";
+import { Session, type SessionOptions } from "./session.ts";
+import type { Tokenizer } from "./tokenizer/tokenizer.ts";
+import type { OnProgress, OnWarning } from "./types.ts";
+import { loadWeights, weightBytes } from "./weights.ts";
+
+export interface LoadOptions {
+  /** "auto" takes CUDA where it can be had, else the CPU; an open `Device` is used as it is and stays open. */
+  device?: "auto" | "cpu" | "cuda" | Device;
+  /** Width of the CPU pool; all cores unless said. */
+  threads?: number;
+  signal?: AbortSignal;
+  onProgress?: OnProgress;
+  /** Gets warnings, a sentence each; stderr unless said. */
+  onWarning?: OnWarning;
+}
+
+export class LoadedModel {
+  readonly shape: ModelShape;
+  readonly tokenizer: Tokenizer;
+  #closed = false;
+
+  constructor(
+    readonly path: string,
+    readonly device: Device,
+    readonly checkpoint: LoadedCheckpoint,
+    readonly weights: Weights,
+    private readonly arena: Arena,
+    private readonly ownsDevice: boolean,
+    private readonly onWarning: OnWarning,
+  ) {
+    this.shape = checkpoint.shape;
+    this.tokenizer = checkpoint.tokenizer;
+  }
+
+  /** KV rows and step state for one or more sequences. */
+  session(options: SessionOptions = {}): Session {
+    return new Session(this, { onWarning: this.onWarning, ...options });
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.arena[Symbol.dispose]();
+    if (this.ownsDevice) this.device[Symbol.dispose]();
+  }
+}
+
+/**
+ * Loads a model: a directory in Hugging Face's layout, or a GGUF file. The model that ships with recallkv unless said.
+ * Errors: FormatError for files that are damaged or not supported (what was found, what is supported); RecallError `RKV_MEMORY`.
+ */
+export async function load(path: string = shippedModel(), options: LoadOptions = {}): Promise<LoadedModel> {
+  const { device: wanted = "auto", threads, signal, onProgress, onWarning = warn } = options;
+  const checkpoint = await readModel(path);
+  signal?.throwIfAborted();
+  const device = typeof wanted === "string" ? await open(wanted, { threads }) : wanted;
+  const ownsDevice = typeof wanted === "string";
+  const arena = device.arena(2 * weightBytes(checkpoint) + (1 << 28));
+  try {
+    const weights = await loadWeights(device, arena, checkpoint, { signal, onProgress });
+    return new LoadedModel(path, device, checkpoint, weights, arena, ownsDevice, onWarning);
+  } catch (error) {
+    arena[Symbol.dispose]();
+    if (ownsDevice) device[Symbol.dispose]();
+    throw error;
+  }
+}
+
+/** Where the model that ships with recallkv lies. */
+export function shippedModel(name: "nano" = "nano"): string {
+  return fileURLToPath(new URL(`../models/${name}`, import.meta.url));
+}
+
+let shared: Promise<LoadedModel> | undefined;
+
+/** The shipped model, loaded once per process. */
+export function defaultModel(): Promise<LoadedModel> {
+  shared ??= load().catch((error) => {
+    shared = undefined;
+    throw error;
+  });
+  return shared;
+}
+
+function warn(sentence: string): void {
+  console.warn(`recallkv: ${sentence}`);
+}

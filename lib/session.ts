@@ -1,0 +1,476 @@
+/** A session: a model, a policy, and the KV rows and step state of one or more slots in one arena. */
+import type { LoadedModel } from "./model.ts";
+import { type Activations, chunkLayer, type SessionLayer, step } from "./decoder.ts";
+import type { Arena, Device } from "./device.ts";
+import { RecallError } from "./errors.ts";
+import { count } from "./format.ts";
+import { SessionAllocator } from "./kv/allocator.ts";
+import { Mark } from "./kv/mark.ts";
+import { emptySlot, type SlotState, tailBegin } from "./kv/slot.ts";
+import { reservedBytes, Rows, type RowsShape, type StepState, stepState } from "./kv/store.ts";
+import { full } from "./policies/full.ts";
+import { everyRow, type Policy, resolveBudget } from "./policies/policy.ts";
+import { Recording } from "./recording.ts";
+import type { Tensor } from "./tensor.ts";
+import type { KvDType, OnProgress, OnWarning } from "./types.ts";
+
+export interface SessionOptions {
+  /** Which rows a step reads; `full()` unless said. */
+  kv?: Policy;
+  /** Sequences served by one step; 1 unless said. */
+  slots?: number;
+  /** Most tokens of a slot; the smaller of the trained context and 8,192 unless said. It costs memory only as rows arrive. */
+  capacity?: number;
+  /** dtype of the KV rows; f16 on the CPU, bf16 on CUDA unless said. */
+  kvDtype?: KvDType;
+  /** Prompt tokens per op; 256 unless said. */
+  chunk?: number;
+  /** Enqueue each step from TypeScript instead of replaying a recording: slower, for debugging a policy. */
+  eager?: boolean;
+  onWarning?: OnWarning;
+}
+
+export interface PrefillOptions {
+  slot?: number;
+  signal?: AbortSignal;
+  onProgress?: OnProgress;
+  /** "dense": attend every row (default); "sparse": token by token through the policy's own reading, as a generated token would be. */
+  query?: "dense" | "sparse";
+}
+
+export interface DecodeOptions {
+  /** Slots to decode; all that hold something unless said. */
+  slots?: readonly number[];
+  /** Most tokens per slot; as many as fit unless said. */
+  maxTokens?: number;
+  /** Tokens after which a slot ends (each is still yielded); the model's end tokens unless said. */
+  stop?: readonly number[];
+  signal?: AbortSignal;
+}
+
+export interface DecodedToken {
+  readonly slot: number;
+  readonly token: number;
+  /** Natural logarithm of the probability the model gave it. */
+  readonly logprob: number;
+}
+
+/** Rows that attention has read, summed over steps, layers and KV heads. */
+export interface Attended {
+  readonly steps: number;
+  readonly sink: number;
+  readonly index: number;
+  readonly tail: number;
+  readonly estimates: number;
+}
+
+export class Session {
+  readonly slots: number;
+  readonly capacity: number;
+  readonly policy: Policy;
+  /** Rows of the policy's index, per head. */
+  readonly budget: number;
+  readonly kvDtype: KvDType;
+  readonly chunk: number;
+  readonly #device: Device;
+  readonly #arena: Arena;
+  readonly #layers: SessionLayer[] = [];
+  readonly #memory: SessionAllocator;
+  readonly #state: StepState;
+  readonly #step: Activations;
+  readonly #block: Activations;
+  readonly #blockToken: Tensor;
+  readonly #blockPosition: Tensor;
+  readonly #logits: Tensor;
+  readonly #recording: Recording;
+  readonly #held: SlotState[];
+  readonly #steps: number[];
+  readonly #marks = new Set<Mark>();
+  #active: Int32Array;
+  #busy: string | null = null;
+  #closed = false;
+
+  constructor(readonly model: LoadedModel, options: SessionOptions = {}) {
+    const { shape, device } = model;
+    const { kv = full(), slots = 1, chunk = 256, eager = false } = options;
+    const capacity = options.capacity ?? Math.min(shape.trainedContext, 8192);
+    whole("slots", slots, 1, 64);
+    whole("capacity", capacity, 1, 1 << 24);
+    whole("chunk", chunk, 1, 4096);
+    if (capacity > shape.trainedContext) {
+      options.onWarning?.(`capacity of ${count(capacity)} is past the model's trained context of ${count(shape.trainedContext)} tokens`);
+    }
+    this.slots = slots;
+    this.capacity = capacity;
+    this.chunk = Math.min(chunk, capacity);
+    this.policy = kv;
+    this.kvDtype = options.kvDtype ?? (device.kind === "cuda" ? "bf16" : "f16");
+    this.budget = resolveBudget(kv.budget ?? 0, capacity);
+    this.#device = device;
+
+    const { heads, kvHeads, headDim, layers } = shape;
+    const rowsShape: RowsShape = { slots, heads, kvHeads, headDim, capacity, dtype: this.kvDtype, scale: 1 / Math.sqrt(headDim), budget: this.budget };
+    const rowBytes = layers * reservedBytes(rowsShape);
+    this.#arena = device.arena(3 * rowBytes + 4 * slots * shape.vocab + (1 << 30));
+    const arena = this.#arena;
+    this.#state = stepState(arena, layers, slots);
+    this.#memory = new SessionAllocator(arena, slots);
+    for (let layer = 0; layer < layers; layer++) {
+      const rows = new Rows(arena, layer, rowsShape, this.#state);
+      this.#memory.nextLayer();
+      const policy = shape.window[layer] === null ? kv.layer(rows, this.#memory) : everyRow;
+      this.#layers.push({ rows, weights: model.weights.layers[layer], policy, sink: policy === everyRow ? 0 : kv.sink });
+    }
+    const pieces = Math.ceil(capacity / 256) + 2;
+    this.#step = activations(arena, model, slots, slots * heads * pieces * (headDim + 2));
+    this.#block = activations(arena, model, this.chunk, 0);
+    this.#blockToken = arena.tensor("i32", [this.chunk]);
+    this.#blockPosition = arena.tensor("i32", [this.chunk]);
+    this.#logits = committed(arena, [slots, shape.vocab]);
+    this.#held = Array.from({ length: slots }, () => emptySlot(layers));
+    this.#steps = new Array<number>(slots).fill(0);
+    this.#active = new Int32Array(slots);
+    for (let slot = 0; slot < slots; slot++) this.#writeRows(slot);
+    const enqueue = () => step(device.kernels, model.weights, this.#layers, this.#state, this.#step, this.#logits, slots);
+    this.#recording = new Recording(arena, enqueue, eager);
+  }
+
+  /** Tokens that a slot holds. */
+  length(slot = 0): number {
+    return this.#slot(slot).tokens.length;
+  }
+
+  /** The tokens that a slot holds, oldest first. */
+  tokens(slot = 0): readonly number[] {
+    return this.#slot(slot).tokens;
+  }
+
+  /**
+   * Reads tokens into a slot, after what it already holds. An aborted call throws the signal's reason and leaves the slot as it was.
+   * Errors: RangeError past the capacity, for an unknown token or slot; RecallError `RKV_BUSY`, `RKV_MEMORY`.
+   */
+  prefill(tokens: readonly number[], options: PrefillOptions = {}): Promise<void> {
+    const { slot = 0 } = options;
+    const held = this.#slot(slot);
+    return this.#alone("prefill", async () => {
+      const pending = held.next?.token ?? null; // what decode yielded belongs to the text
+      const all = pending === null ? [...tokens] : [pending, ...tokens];
+      this.#checkTokens(tokens, held.tokens.length + all.length);
+      if (all.length === 0) return;
+      options.signal?.throwIfAborted();
+      const before = new Mark(this.#device, this.#device.kernels, slot, held, this.#marked(), this.#layers);
+      const read = options.query === "sparse" ? this.#feed : this.#prefillChunks;
+      try {
+        const finished = await this.#cancellable(options.signal, () => read.call(this, slot, all, options.onProgress));
+        if (!finished) throw options.signal?.reason;
+      } catch (error) {
+        this.#restore(before);
+        throw error;
+      } finally {
+        before[Symbol.dispose]();
+      }
+    });
+  }
+
+  /**
+   * Decodes greedily: yields each active slot's next token, step by step. Ends when every slot met a stop token, `maxTokens` or the
+   * capacity; throws the signal's reason when aborted. Leaving the loop early is fine: nothing runs on.
+   */
+  async *decode(options: DecodeOptions = {}): AsyncGenerator<DecodedToken, void, undefined> {
+    const { maxTokens = Infinity, signal, stop = this.model.shape.eos } = options;
+    const slots = options.slots ?? this.#held.flatMap(({ next }, slot) => next ? [slot] : []);
+    for (const slot of slots) {
+      if (!this.#slot(slot).next) throw new RangeError(`Cannot decode: slot ${slot} is empty, want a prefill first`);
+    }
+    let running = [...slots];
+    let yielded = 0;
+    this.#enter("decode");
+    try {
+      while (running.length > 0 && yielded < maxTokens) {
+        signal?.throwIfAborted();
+        // A token that was yielded before is fed first: what comes next is its successor.
+        const seen = running.filter((slot) => this.#held[slot].next!.token !== null);
+        if (seen.length > 0) this.#stepSlots(seen);
+        const [tokens, logprobs] = await Promise.all([this.#state.token.read(), this.#state.logprob.read()]);
+        for (const slot of running) this.#held[slot].next = { token: tokens[slot] };
+        yielded++;
+        for (const slot of running) yield { slot, token: tokens[slot], logprob: logprobs[slot] };
+        running = running.filter((slot) => !stop.includes(tokens[slot]) && this.#held[slot].tokens.length < this.capacity);
+      }
+    } finally {
+      this.#busy = null;
+    }
+  }
+
+  /** Logits of the next token of a slot: f32[vocab]. */
+  async logits(options: { slot?: number } = {}): Promise<Float32Array> {
+    const { slot = 0 } = options;
+    if (!this.#slot(slot).next) throw new RangeError(`Cannot read logits: slot ${slot} is empty, want a prefill first`);
+    const { vocab } = this.model.shape;
+    return await this.#logits.read(slot * vocab, vocab) as Float32Array;
+  }
+
+  /** A place to come back to with `rewind`: small copies, no rows that stay where they are. */
+  mark(slot = 0): Mark {
+    this.#idle("mark");
+    const mark = new Mark(this.#device, this.#device.kernels, slot, this.#slot(slot), this.#marked(), this.#layers);
+    this.#marks.add(mark);
+    return mark;
+  }
+
+  /** Comes back to a mark, as if nothing had happened since; marks made later are void. */
+  rewind(mark: Mark): void {
+    this.#idle("rewind");
+    if (!this.#marks.has(mark)) {
+      throw new RangeError("Cannot rewind: this mark is not (or no longer) of this session, want one made before the present place");
+    }
+    this.#restore(mark);
+    let later = false;
+    for (const other of [...this.#marks]) {
+      if (other.slot === mark.slot && later) {
+        this.#marks.delete(other);
+        other[Symbol.dispose]();
+      }
+      later ||= other === mark;
+    }
+  }
+
+  /** Empties a slot. */
+  reset(slot = 0): void {
+    this.#idle("reset");
+    this.#slot(slot);
+    this.#held[slot] = emptySlot(this.#layers.length);
+    this.#writeRows(slot);
+    for (const mark of [...this.#marks]) {
+      if (mark.slot !== slot) continue;
+      this.#marks.delete(mark);
+      mark[Symbol.dispose]();
+    }
+  }
+
+  /** What attention has read for a slot since the session began. */
+  async attended(slot = 0): Promise<Attended> {
+    this.#slot(slot);
+    const steps = this.#steps[slot];
+    const counters = new BigInt64Array((await this.#state.attended.read()).buffer as ArrayBuffer);
+    const sums = [0, 0, 0, 0];
+    for (let layer = 0; layer < this.#layers.length; layer++) {
+      for (let source = 0; source < 4; source++) sums[source] += Number(counters[(layer * this.slots + slot) * 4 + source]);
+    }
+    return { steps, sink: sums[0], index: sums[1], tail: sums[2], estimates: sums[3] };
+  }
+
+  /** Bytes that the policy's selections read in one step of a slot, all layers. */
+  selectBytes(slot = 0): number {
+    const held = this.#slot(slot);
+    return this.#layers.reduce((sum, { policy, sink }, l) => {
+      if (policy === everyRow || !policy.selectBytes) return sum;
+      return sum + policy.selectBytes(tailBegin(held.layers[l], sink) - sink);
+    }, 0);
+  }
+
+  /** Bytes of memory: what the session has committed. */
+  get memory(): number {
+    return this.#arena.memory().committed;
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    for (const mark of this.#marks) mark[Symbol.dispose]();
+    this.#arena[Symbol.dispose]();
+  }
+
+  /** Chunk after chunk, at most two of them ahead of the device. The short chunk comes first, so that all others share one shape. */
+  async #prefillChunks(slot: number, tokens: readonly number[], onProgress: OnProgress | undefined): Promise<boolean> {
+    const k = this.#device.kernels;
+    const { weights } = this.model;
+    const held = this.#held[slot];
+    let done = 0;
+    let last = 0;
+    let previous = Promise.resolve(true);
+    while (done < tokens.length) {
+      const length = tokens.length % this.chunk === 0 || done > 0 ? this.chunk : tokens.length % this.chunk;
+      const part = tokens.slice(done, done + length);
+      const begin = held.tokens.length;
+      this.#commit(begin + length);
+      this.#blockToken.write(Int32Array.from(part));
+      this.#blockPosition.write(Int32Array.from(part, (_, i) => begin + i));
+      const a = this.#block;
+      k.rotations(a.rotations, this.#blockPosition, weights.frequencies, weights.rotationFactor, length);
+      k.embed(a.x, weights.ends, this.#blockToken, null, length);
+      for (const layer of this.#layers) chunkLayer(k, layer, a, this.#blockPosition, slot, length);
+      held.tokens.push(...part);
+      for (const layer of held.layers) layer.end += length;
+      this.#build(slot, false);
+      const fence = this.#arena.fence();
+      fence.catch(() => {}); // awaited below, or after the loop
+      if (!(await previous)) return await fence && false;
+      onProgress?.({ stage: "prefill", done, total: tokens.length, unit: "tokens" });
+      previous = fence;
+      done += length;
+      last = length - 1;
+    }
+    k.copy(this.#step.x, slot, this.#block.x, last, 1);
+    k.head(this.#logits, this.#step.x, weights.ends, null, this.#step.work, slot, 1);
+    k.greedy(this.#state.token, this.#state.logprob, this.#logits, null, slot, 1);
+    this.#state.position.write(Int32Array.of(held.tokens.length), slot);
+    this.#build(slot, true);
+    held.next = { token: null };
+    const finished = await this.#arena.fence();
+    if (finished) onProgress?.({ stage: "prefill", done, total: tokens.length, unit: "tokens" });
+    return finished;
+  }
+
+  /** Token by token through the policy's own reading. */
+  async #feed(slot: number, tokens: readonly number[], onProgress: OnProgress | undefined): Promise<boolean> {
+    const held = this.#held[slot];
+    let previous = Promise.resolve(true);
+    this.#state.position.write(Int32Array.of(held.tokens.length), slot);
+    for (let i = 0; i < tokens.length; i++) {
+      this.#state.token.write(Int32Array.of(tokens[i]), slot);
+      held.next = { token: tokens[i] };
+      this.#stepSlots([slot]);
+      if (i % 32 < 31 && i < tokens.length - 1) continue;
+      const fence = this.#arena.fence();
+      fence.catch(() => {});
+      if (!(await previous)) return await fence && false;
+      previous = fence;
+      onProgress?.({ stage: "prefill", done: i + 1, total: tokens.length, unit: "tokens" });
+    }
+    return await previous;
+  }
+
+  /** Enqueues one step of the given slots: each feeds the token that waits and chooses the next. */
+  #stepSlots(slots: readonly number[]): void {
+    const active = new Int32Array(this.slots);
+    for (const slot of slots) {
+      const held = this.#held[slot];
+      if (held.tokens.length >= this.capacity) this.#refuseLength(held.tokens.length + 1);
+      active[slot] = 1;
+      this.#commit(held.tokens.length + 1);
+    }
+    if (active.some((on, slot) => on !== this.#active[slot])) this.#state.active.write(active);
+    this.#active = active;
+    this.#recording.run();
+    for (const slot of slots) {
+      const held = this.#held[slot];
+      held.tokens.push(held.next!.token!);
+      held.next = { token: null };
+      for (const layer of held.layers) layer.end++;
+      this.#steps[slot]++;
+      this.#build(slot, true);
+    }
+  }
+
+  /** Builds every segment that is complete. `ended`: the prompt has ended. */
+  #build(slot: number, ended: boolean): void {
+    this.#layers.forEach(({ rows, policy, sink }, l) => {
+      if (policy === everyRow || !policy.build || !policy.due) return;
+      const layer = this.#held[slot].layers[l];
+      for (;;) {
+        const begin = tailBegin(layer, sink);
+        const due = policy.due(Math.max(0, layer.end - begin), ended);
+        if (due <= 0) return;
+        policy.build(this.#device.kernels, { slot, begin, rows: due, earlier: layer.segments });
+        layer.segments.push(due);
+        this.#state.tailBegin.write(Int32Array.of(begin + due), l * this.slots + slot);
+      }
+    });
+  }
+
+  /** Runs work that `signal` may cut short; true when it ran to its end. Afterwards nothing of it is on the device any more. */
+  async #cancellable(signal: AbortSignal | undefined, work: () => Promise<boolean>): Promise<boolean> {
+    const cancel = () => this.#arena.cancel(true);
+    signal?.addEventListener("abort", cancel, { once: true });
+    try {
+      return await work();
+    } finally {
+      signal?.removeEventListener("abort", cancel);
+      if (signal?.aborted) {
+        await this.#arena.fence().catch(() => {});
+        this.#arena.cancel(false);
+      }
+    }
+  }
+
+  /** State of a slot that a mark copies, beside the unbuilt rows. */
+  #marked(): Tensor[] {
+    return [this.#state.position, this.#state.token, this.#state.logprob, this.#logits, ...this.#memory.state];
+  }
+
+  #restore(mark: Mark): void {
+    this.#held[mark.slot] = mark.restore(this.#device.kernels);
+    this.#writeRows(mark.slot);
+  }
+
+  /** Tells the device what the host knows of a slot's rows. */
+  #writeRows(slot: number): void {
+    this.#held[slot].layers.forEach((layer, l) => {
+      this.#state.rowEnd.write(Int32Array.of(layer.end), l * this.slots + slot);
+      this.#state.tailBegin.write(Int32Array.of(tailBegin(layer, this.#layers[l].sink)), l * this.slots + slot);
+    });
+  }
+
+  #commit(rows: number): void {
+    for (const layer of this.#layers) layer.rows.commit(rows);
+  }
+
+  #checkTokens(tokens: readonly number[], length: number): void {
+    const { vocab } = this.model.shape;
+    const unknown = tokens.find((token) => !Number.isInteger(token) || token < 0 || token >= vocab);
+    if (unknown !== undefined) throw new RangeError(`Cannot prefill: token ${unknown} is not in the vocabulary, want 0 to ${count(vocab - 1)}`);
+    if (length > this.capacity) this.#refuseLength(length);
+  }
+
+  #refuseLength(length: number): never {
+    throw new RangeError(`Cannot hold ${count(length)} tokens: the session's capacity is ${count(this.capacity)} (pass a larger capacity)`);
+  }
+
+  #slot(slot: number): SlotState {
+    whole("slot", slot, 0, this.slots - 1);
+    return this.#held[slot];
+  }
+
+  #idle(action: string): void {
+    if (this.#closed) throw new RecallError("RKV_STALE", action, `Cannot ${action}: the session was disposed`);
+    if (this.#busy) throw new RecallError("RKV_BUSY", action, `Cannot ${action}: the session is busy with ${this.#busy}, want it awaited first`);
+  }
+
+  #enter(action: string): void {
+    this.#idle(action);
+    this.#busy = action;
+  }
+
+  async #alone(action: string, work: () => Promise<void>): Promise<void> {
+    this.#enter(action);
+    try {
+      await work();
+    } finally {
+      this.#busy = null;
+    }
+  }
+}
+
+function activations(arena: Arena, { shape }: LoadedModel, rows: number, attendWork: number): Activations {
+  const { hidden, heads, kvHeads, headDim, intermediate } = shape;
+  const perRow = Math.max(hidden + 2 * kvHeads * headDim, hidden + 2 * intermediate);
+  return {
+    x: committed(arena, [rows, hidden]),
+    q: committed(arena, [rows, heads, headDim]),
+    attended: committed(arena, [rows, heads, headDim]),
+    rotations: committed(arena, [rows, 2, shape.rope.dim / 2]),
+    work: committed(arena, [Math.max(rows * perRow, attendWork)]),
+  };
+}
+
+function committed(arena: Arena, shape: readonly number[]): Tensor {
+  const tensor = arena.tensor("f32", shape);
+  tensor.commit(shape.at(-2) ?? 1);
+  return tensor;
+}
+
+function whole(name: string, value: number, least: number, most: number): void {
+  if (Number.isInteger(value) && value >= least && value <= most) return;
+  throw new RangeError(`Cannot use ${name} ${value}: want a whole number from ${count(least)} to ${count(most)}`);
+}

@@ -1,0 +1,26 @@
+/** Words shared by all of lib/: what a tensor may hold, and how far a long work has come. */
+
+/** dtypes of tensors; a `q8` row is headDim signed bytes and one f32 scale. The order is the library's numbering. */
+export const dtypes = ["f32", "f16", "bf16", "i32", "u32", "q8"] as const;
+export type DType = (typeof dtypes)[number];
+
+/** dtypes that KV rows may have. */
+export type KvDType = "f32" | "f16" | "bf16" | "q8";
+
+/** What a tensor's elements come back as: 16-bit floats and `q8` rows raw. */
+export type TensorData = Float32Array | Uint16Array | Int32Array | Uint32Array | Uint8Array;
+
+/** Types of weights as model files hold them, in the library's numbering. */
+export const weightTypes = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k"] as const;
+export type WeightType = (typeof weightTypes)[number];
+
+/** How far a long work has come. `done` and `total` are in `unit`. */
+export interface Progress {
+  readonly stage: "load" | "prefill";
+  readonly done: number;
+  readonly total: number;
+  readonly unit: "bytes" | "tokens";
+}
+
+export type OnProgress = (progress: Progress) => void;
+export type OnWarning = (sentence: string) => void;
