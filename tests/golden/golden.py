@@ -16,11 +16,13 @@ def base64_of(values):
     return base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode("ascii")
 
 
-def write(path, head, name, items):
+def write(path, head, **lists):
     """JSON with one key of an item a line, so that a change of one array is a change of one line."""
-    lines = [f"  {json.dumps(k)}: {json.dumps(v)}," for k, v in head.items()]
-    blocks = ["    {\n" + ",\n".join(f"      {json.dumps(k)}: {json.dumps(v)}" for k, v in item.items()) + "\n    }" for item in items]
-    path.write_text("{\n" + "\n".join(lines) + f"\n  {json.dumps(name)}: [\n" + ",\n".join(blocks) + "\n  ]\n}\n")
+    pair = lambda key, value, indent: f"{indent}{json.dumps(key)}: {json.dumps(value)}"
+    block = lambda item: "    {\n" + ",\n".join(pair(k, v, "      ") for k, v in item.items()) + "\n    }"
+    parts = [pair(k, v, "  ") for k, v in head.items()]
+    parts += [f"  {json.dumps(k)}: [\n" + ",\n".join(block(item) for item in items) + "\n  ]" for k, items in lists.items()]
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
 
 def step_of(row):

@@ -54,4 +54,4 @@ for name, text in texts.items():
     positions = {"hundred": [0, 49, last, last + 16, last + 63], "question": [0, 511, 1023, last, last + 15]}.get(name)
     prompts.append({"name": name, "text": text, "tokens": tokens} | ({"positions": positions} if positions else {}))
     print(name, len(tokens))
-write(HERE / "nano/prompts.json", {"model": "models/nano"}, "prompts", prompts)
+write(HERE / "nano/prompts.json", {"model": "models/nano"}, prompts=prompts)

@@ -29,7 +29,7 @@ def make(name, dtype, teachers=None):
         measured = measure(model, prompt["tokens"], teacher=teacher, positions=prompt.get("positions", ()))
         results.append({key: prompt[key] for key in ("name", "text", "tokens")} | measured)
         print(name, prompt["name"], "smallest gap", min(measured["gap"]))
-    write(HERE / f"nano/{name}.json", head, "prompts", results)
+    write(HERE / f"nano/{name}.json", head, prompts=results)
     return results
 
 
