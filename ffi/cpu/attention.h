@@ -1,0 +1,41 @@
+/* attention.h: between the plan of decode attention (attention.c) and its arithmetic over a list of rows (attention_rows.c). */
+#ifndef RKV_ATTENTION_H
+#define RKV_ATTENTION_H
+#include "decoder.h"
+#include "rowtypes.h"
+
+#define RKV_STEP_LIST ((RKV_PIECE + RKV_LANES) * 4)            /* bytes: room to fill up the last vector's worth of rows */
+#define RKV_STEP_LOGITS ((RKV_PIECE + RKV_LANES) * 4 * 4)      /* bytes: up to four heads side by side */
+
+/* Rows of one KV head and what is done with them. */
+typedef struct rkv_step {
+  const char *keys, *values;        /* row 0 of the head's plane */
+  int32_t key_dtype, value_dtype, dim, rows;
+  float scale, soft_cap;
+  int32_t *list;                    /* [rows], with room for RKV_LANES more */
+  float *s;                         /* logits, then probabilities: [rows][1, 2 or 4 heads] */
+  float *sums;                      /* [heads][dim + 2]: sum of probability * value, largest logit, sum of probabilities */
+} rkv_step;
+
+/* Partial softmaxes of up to four heads over the listed rows (at least one). q: [heads, dim]. */
+void RKV_FN(rkv_attend_rows)(const rkv_step *step, const float *q, int32_t heads);
+
+/* to = the softmax over what either has seen; one that has seen nothing (sum 0) changes nothing. */
+static inline void rkv_merge_softmax(float *to /*[dim + 2]*/, const float *from /*[dim + 2]*/, int32_t dim) {
+  if (from[dim + 1] == 0) return;
+  const float largest = from[dim] > to[dim] ? from[dim] : to[dim];
+  const float old = to[dim + 1] == 0 ? 0 : rkv_exp1(to[dim] - largest), new = rkv_exp1(from[dim] - largest);
+  int32_t d = 0;
+  for (; d + RKV_LANES <= dim; d += RKV_LANES) rkv_store(to + d, rkv_fma(rkv_load(to + d), rkv_set1(old), rkv_load(from + d) * rkv_set1(new)));
+  for (; d < dim; d++) to[d] = rkv_fma1(to[d], old, from[d] * new);
+  to[dim] = largest;
+  to[dim + 1] = rkv_fma1(to[dim + 1], old, from[dim + 1] * new);
+}
+
+/* cap * tanh(x / cap), tanh(t) = 1 - 2 / (e^2t + 1). Source: Gemma 2 (arXiv 2408.00118). */
+RKV_INLINE rkv_vec rkv_soft_cap(rkv_vec x, float cap) {
+  const rkv_vec e = rkv_exp(x * rkv_set1(2.0f / cap));
+  return rkv_set1(cap) * (rkv_set1(1.0f) - rkv_set1(2.0f) / (e + rkv_set1(1.0f)));
+}
+
+#endif

@@ -1,0 +1,33 @@
+/* table.c: the op table of one instruction set. */
+#include "cpu.h"
+#include "linear.h"
+
+#define KERNEL(name, fault, whole) [RKV_OP_##name] = {RKV_FN(rkv_##name##_pieces), RKV_FN(rkv_##name##_run), fault, whole}
+
+const rkv_cpu RKV_FN(rkv_cpu) = {
+  .name = RKV_STRING(RKV_ISA),
+  .packed_bytes = RKV_FN(rkv_packed_bytes),
+  .kernels = {
+    KERNEL(pack, NULL, 0),
+    KERNEL(rotations, NULL, 0),
+    KERNEL(embed, NULL, 0),
+    KERNEL(attn_in, "a slot has no room for another row (raise capacity)", 0),
+    KERNEL(attn_out, NULL, 0),
+    KERNEL(head, NULL, 0),
+    KERNEL(greedy, NULL, 0),
+    KERNEL(advance, NULL, 0),
+    KERNEL(copy, NULL, 0),
+    KERNEL(attend_chunk, NULL, 0),
+    KERNEL(attend, NULL, 0),
+    KERNEL(seed_centroids, NULL, 0),
+    KERNEL(assign, NULL, 0),
+    KERNEL(group, NULL, 0),
+    KERNEL(centroid_means, NULL, 0),
+    KERNEL(permute_rows, NULL, 1),     /* half permuted rows could not be put back */
+    KERNEL(centroid_scores, NULL, 0),
+    KERNEL(topk, NULL, 0),
+    KERNEL(fill_budget, NULL, 0),
+    KERNEL(gather_rows, NULL, 0),
+    KERNEL(set_tail, NULL, 0),
+  },
+};

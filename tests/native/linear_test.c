@@ -1,0 +1,84 @@
+/* linear_test.c: packed weights and their products, through the ops pack, embed and head. */
+#include "native.h"
+
+/* logits of a head whose norm is 1 / rms, in f64; bound[] = how far f32 rounding may be off. */
+static void expect_logits(double *logits, double *bound, const float *x, const weight *norm, const weight *output, double eps) {
+  const int32_t hidden = output->data.cols, vocab = output->data.rows;
+  double sum = 0;
+  for (int32_t k = 0; k < hidden; k++) sum += (double)x[k] * (double)x[k];
+  const double factor = 1 / sqrt(sum / hidden + eps);
+  for (int32_t r = 0; r < vocab; r++) {
+    double dot = 0, size = 0;
+    for (int32_t k = 0; k < hidden; k++) {
+      const double term = (double)x[k] * factor * norm->value[k] * output->value[(size_t)r * (size_t)hidden + (size_t)k];
+      dot += term;
+      size += fabs(term);
+    }
+    logits[r] = dot;
+    bound[r] = size * 6e-7;                                           /* some ten roundings of 2^-24 that do not all point one way */
+  }
+}
+
+static void head_case(const rkv_cpu *cpu, int32_t type, int32_t hidden, int32_t vocab, int32_t count) {
+  const weight norm = random_weight(cpu, RKV_WEIGHT_F32, 1, hidden, 1, 0), output = random_weight(cpu, type, vocab, hidden, 1, 0);
+  const rkv_model_data model = {&output.data, &norm.data, &output.data, hidden, vocab, 1e-5f};
+  const int32_t first = count > 2 ? 1 : 0, n = count + first;
+  float *x = normals((size_t)n * (size_t)hidden), *logits = floats((size_t)n * (size_t)vocab), *alone = floats((size_t)n * (size_t)vocab);
+  float *again = floats((size_t)n * (size_t)vocab);
+  int32_t *active = ints((size_t)n);
+  double *wanted = bytes((size_t)vocab * 8), *bound = bytes((size_t)vocab * 8);
+  for (int32_t i = 0; i < n; i++) active[i] = count < 3 || i % 5 != 3;
+  rkv_head_args args = {.logits = VIEW(logits, RKV_F32, n, vocab), .x = VIEW(x, RKV_F32, n, hidden), .model = &model, .active = VIEW(active, RKV_I32, n),
+                        .work = VIEW(floats((size_t)count * (size_t)hidden), RKV_F32, count, hidden), .first = first, .count = count};
+  run_op(cpu, RKV_OP_head, &args, 0);
+  args.logits.data = again;
+  run_op(cpu, RKV_OP_head, &args, 2);
+  CHECK(same(logits, again, (size_t)n * (size_t)vocab), "type %d hidden %d vocab %d count %d: two threads give other bits", type, hidden, vocab, count);
+  args.logits.data = alone;
+  args.count = 1;
+  for (args.first = 0; args.first < n; args.first++) run_op(cpu, RKV_OP_head, &args, 1);
+  for (int32_t i = 0; i < n; i++) {
+    const float *row = logits + (size_t)i * (size_t)vocab;
+    const int32_t made = i >= first && active[i];
+    uint32_t word;
+    memcpy(&word, row, 4);
+    if (!made) {
+      CHECK(word == 0xffffffff, "row %d is not in the call, yet it was written", i);
+      continue;
+    }
+    CHECK(same(row, alone + (size_t)i * (size_t)vocab, (size_t)vocab), "type %d hidden %d vocab %d: row %d of %d has other bits than alone", type, hidden, vocab, i, count);
+    expect_logits(wanted, bound, x + (size_t)i * (size_t)hidden, &norm, &output, 1e-5);
+    for (int32_t r = 0; r < vocab; r++)
+      CHECK(fabs((double)row[r] - wanted[r]) <= bound[r], "type %d hidden %d vocab %d count %d: logit[%d, %d] is %g, wanted %g", type, hidden, vocab, count, i, r, (double)row[r], wanted[r]);
+  }
+  free_all();
+}
+
+/* Embedding rows are the weights themselves, so they show what packing did. */
+static void embed_case(const rkv_cpu *cpu, int32_t type, int32_t hidden, int32_t vocab, int32_t rotated) {
+  const weight embed = random_weight(cpu, type, vocab, hidden, 1, rotated);
+  const rkv_model_data model = {&embed.data, NULL, &embed.data, hidden, vocab, 0};
+  const int32_t n = vocab + 2;
+  int32_t *token = ints((size_t)n), *active = ints((size_t)n);
+  float *x = floats((size_t)n * (size_t)hidden);
+  for (int32_t i = 0; i < n; i++) token[i] = i == vocab ? -1 : i, active[i] = i % 7 != 2;
+  rkv_embed_args args = {.x = VIEW(x, RKV_F32, n, hidden), .model = &model, .token = VIEW(token, RKV_I32, n), .active = VIEW(active, RKV_I32, n), .count = n};
+  run_op(cpu, RKV_OP_embed, &args, 2);
+  for (int32_t i = 0; i < n; i++)
+    for (int32_t k = 0; k < hidden; k++) {
+      const float value = x[(size_t)i * (size_t)hidden + (size_t)k];
+      if (i >= vocab || !active[i]) CHECK(value != value, "row %d holds %g, wanted NaN", i, (double)value);
+      else CHECK((double)value == embed.value[(size_t)i * (size_t)hidden + (size_t)k], "type %d: embed[%d, %d] is %g", type, i, k, (double)value);
+    }
+  free_all();
+}
+
+void test_linear(const rkv_cpu *cpu) {
+  static const int32_t shapes[][3] = {{192, 64, 1}, {192, 33, 2}, {33, 70, 3}, {1, 31, 5}, {200, 97, 4}, {257, 130, 17}, {128, 160, 70}, {64, 40, 131}, {129, 65, 12}, {384, 300, 6}};
+  seed(1);
+  for (int32_t type = RKV_WEIGHT_F32; type <= RKV_WEIGHT_BF16; type++) {
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) head_case(cpu, type, shapes[s][0], shapes[s][1], shapes[s][2]);
+    embed_case(cpu, type, 37, 70, 0);
+    embed_case(cpu, type, 64, 96, 3);
+  }
+}
