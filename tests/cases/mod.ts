@@ -1,0 +1,8 @@
+/** The case table: every op over the sizes and inputs that have broken such ops before. Tests judge devices by it. */
+import { attentionCases } from "./attention.ts";
+import type { Case } from "./case.ts";
+import { clusterCases } from "./cluster.ts";
+import { layerCases } from "./layer.ts";
+import { selectCases } from "./select.ts";
+
+export const table: readonly Case[] = [...layerCases, ...attentionCases, ...clusterCases, ...selectCases];

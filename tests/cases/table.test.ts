@@ -1,0 +1,35 @@
+/** The table itself: it covers every op, and its arguments are those of the header, name by name. */
+import { assert, assertEquals } from "@std/assert";
+import { readFileSync } from "node:fs";
+import { describe, it } from "node:test";
+import { reference } from "../reference/mod.ts";
+import { table } from "./mod.ts";
+
+const header = readFileSync(new URL("../../ffi/recallkv.h", import.meta.url), "utf8");
+const camel = (name: string) => name.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
+
+/** Names of an op's parameters as the header has them. */
+function parameters(op: string): string[] {
+  const snake = op.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+  const prototype = new RegExp(`int32_t rkv_${snake}\\(([^)]*)\\)`).exec(header);
+  assert(prototype, `rkv_${snake} is not in recallkv.h`);
+  return prototype[1].split(",").map((parameter) => camel(/(\w+)\s*$/.exec(parameter)![1]));
+}
+
+describe("the case table", () => {
+  it("has cases for every op of the header", () => {
+    const ops = header.slice(header.indexOf("ops: decoder")).match(/int32_t rkv_\w+/g)!.map((name) =>
+      camel(name.slice("int32_t rkv_".length))
+    );
+    assertEquals([...new Set(table.map(({ op }) => op))].sort(), ops.sort());
+    assertEquals(Object.keys(reference).sort(), ops.sort());
+  });
+
+  it("names arguments as the header does, in its order", () => {
+    for (const one of new Map(table.map((each) => [each.op, each])).values()) assertEquals(Object.keys(one.make()), parameters(one.op));
+  });
+
+  it("names every case of an op differently", () => {
+    assertEquals(new Set(table.map(({ op, name }) => `${op} ${name}`)).size, table.length);
+  });
+});

@@ -1,0 +1,98 @@
+/**
+ * Arithmetic of the reference: f64, and the same formulas as a naive computation would do them in f32, where every product, sum and
+ * function value is rounded. The difference of the two is the error that a straightforward implementation would make.
+ */
+import type { Matrix } from "./plain.ts";
+
+const exact = (x: number) => x;
+let rounded = exact;
+
+/** Runs `work` in f64 or as naive f32. */
+export function inPrecision<T>(precision: "f64" | "f32", work: () => T): T {
+  const before = rounded;
+  rounded = precision === "f32" ? Math.fround : exact;
+  try {
+    return work();
+  } finally {
+    rounded = before;
+  }
+}
+
+/** A result in the precision of the computation. */
+export function r(x: number): number {
+  return rounded(x);
+}
+
+type Vector = Float64Array;
+
+export function dot(a: Vector, b: Vector): number {
+  let sum = 0;
+  if (rounded === exact) { for (let i = 0; i < a.length; i++) sum += a[i] * b[i]; }
+  else {
+    for (let i = 0; i < a.length; i++) sum = Math.fround(sum + Math.fround(a[i] * b[i]));
+  }
+  return sum;
+}
+
+/** sum += factor * a. */
+export function addScaled(sum: Vector, factor: number, a: Vector): void {
+  if (rounded === exact) { for (let i = 0; i < a.length; i++) sum[i] += factor * a[i]; }
+  else {
+    for (let i = 0; i < a.length; i++) sum[i] = Math.fround(sum[i] + Math.fround(factor * a[i]));
+  }
+}
+
+export function sum(a: Iterable<number>): number {
+  let total = 0;
+  for (const x of a) total = r(total + x);
+  return total;
+}
+
+export function add(a: Vector, b: Vector): Vector {
+  return a.map((x, i) => r(x + b[i]));
+}
+
+/** W x. */
+export function product(w: Matrix, x: Vector): Vector {
+  const y = new Float64Array(w.rows);
+  for (let row = 0; row < w.rows; row++) y[row] = dot(w.data.subarray(row * w.cols, (row + 1) * w.cols), x);
+  return y;
+}
+
+/** x / sqrt(mean(x^2) + eps) * weight. */
+export function rmsNorm(x: Vector, weight: Vector, eps: number): Vector {
+  const inverse = r(1 / r(Math.sqrt(r(r(dot(x, x) / x.length) + eps))));
+  return x.map((value, i) => r(r(value * inverse) * weight[i]));
+}
+
+/** log sum e^x; -inf of nothing. */
+export function logSumExp(x: Vector): number {
+  const largest = x.reduce((a, b) => Math.max(a, b), -Infinity);
+  if (largest === -Infinity) return -Infinity;
+  return r(largest + r(Math.log(sum(x.map((value) => r(Math.exp(r(value - largest))))))));
+}
+
+/** e^x / sum e^x. -inf becomes 0; of nothing but -inf, zeros. */
+export function softmax(x: Vector): Vector {
+  const largest = x.reduce((a, b) => Math.max(a, b), -Infinity);
+  if (largest === -Infinity) return x.map(() => 0);
+  const powers = x.map((value) => r(Math.exp(r(value - largest))));
+  const total = sum(powers);
+  return powers.map((power) => r(power / total));
+}
+
+/** x / (1 + e^-x). */
+export function silu(x: number): number {
+  return r(x / r(1 + r(Math.exp(-x))));
+}
+
+/** Turns pairs (i, i + ropeDim / 2) of a head by their angles; channels from ropeDim on stay. */
+export function rotate(head: Vector, cos: Vector, sin: Vector): Vector {
+  const half = cos.length;
+  const turned = head.slice();
+  for (let i = 0; i < half; i++) {
+    turned[i] = r(r(head[i] * cos[i]) - r(head[i + half] * sin[i]));
+    turned[i + half] = r(r(head[i + half] * cos[i]) + r(head[i] * sin[i]));
+  }
+  return turned;
+}
