@@ -1,0 +1,204 @@
+/* select.c: what a step does before it attends: score the clusters, order the scores, fill the budget. A head is one piece: at the sizes
+ * of a step (hundreds to a few thousand candidates) it takes microseconds, and handing over smaller pieces would cost as much. */
+#include "cpu.h"
+#include "dots.h"
+
+static int32_t is_active(const rkv_view *active, int32_t slot) { return ((const int32_t *)active->data)[slot]; }
+
+/* ---- centroid_scores: a row of scores per piece -------------------------------------------------------------------------------------- */
+
+int32_t RKV_FN(rkv_centroid_scores_pieces)(const void *args, int32_t stage) {
+  const rkv_centroid_scores_args *a = args;
+  return stage == 0 ? a->scores.shape[0] * a->scores.shape[1] : RKV_DONE;
+}
+
+/* logits[g, c] = q_g . centroid c for `queries` queries, c rounded up to whole vectors. A cluster's centroid is read once for all of
+ * them. Clusters without members, and dots that are no number, become -inf: they draw nothing and are never chosen. */
+static void centroid_logits(float *logits, int32_t stride, const float *q, int32_t queries, const float *centroids, const int32_t *offsets,
+                            int32_t count, int32_t dim) {
+  for (int32_t c = 0; c < count; c += RKV_LANES) {
+    const int32_t last = rkv_min_int(RKV_LANES, count - c) - 1;
+    rkv_ivec begin = {0}, end = {0}; /* past the last: no members */
+    memcpy(&begin, offsets + c, ((size_t)last + 1) * 4);
+    memcpy(&end, offsets + c + 1, ((size_t)last + 1) * 4);
+    const rkv_ivec is_candidate = end > begin;
+    for (int32_t g = 0; g < queries; g++) {
+      const rkv_vec dots = rkv_dots(q + (int64_t)g * dim, (const char *)(centroids + (int64_t)c * dim), (size_t)dim * 4, last, dim, RKV_F32);
+      rkv_store(logits + (int64_t)g * stride + c, rkv_select(is_candidate & (dots == dots), dots, rkv_set1(-INFINITY)));
+    }
+  }
+}
+
+/* scores (+)= softmax(scale * logits); logits are overwritten. Nothing to choose from leaves scores as they are. */
+static void add_softmax(float *scores, float *logits, int32_t count, float scale, int32_t add) {
+  rkv_vec top = rkv_set1(-INFINITY), sum = {0};
+  for (int32_t c = 0; c < count; c += RKV_LANES) {
+    const rkv_vec x = rkv_load(logits + c) * rkv_set1(scale);
+    rkv_store(logits + c, x);
+    top = rkv_max(x, top);
+  }
+  const rkv_vec most = rkv_set1(rkv_max_lane(top));
+  for (int32_t c = 0; c < count; c += RKV_LANES) {
+    const rkv_vec x = rkv_exp(rkv_load(logits + c) - most);
+    rkv_store(logits + c, x);
+    sum += x;
+  }
+  const rkv_vec inverse = rkv_set1(1 / rkv_sum(sum));
+  for (int32_t c = 0; c < count; c += RKV_LANES) {
+    const int32_t n = rkv_min_int(RKV_LANES, count - c);
+    const rkv_vec x = rkv_load(logits + c) * inverse;
+    if (n == RKV_LANES) rkv_store(scores + c, add ? rkv_load(scores + c) + x : x);
+    else rkv_store_part(scores + c, add ? rkv_load_part(scores + c, n) + x : x, n);
+  }
+}
+
+void RKV_FN(rkv_centroid_scores_run)(const void *args, int32_t stage, int32_t piece, void *scratch) {
+  (void)stage;
+  const rkv_centroid_scores_args *a = args;
+  const int32_t n = a->scores.shape[1], most = a->scores.shape[2], heads = a->q.shape[1], kv_heads = a->centroids.shape[1], dim = a->q.shape[2];
+  const int32_t slot = piece / n, row = piece % n, queries = heads / n;
+  if (!is_active(&a->active, slot)) return;
+  const int64_t plane = (int64_t)slot * kv_heads + row / (n / kv_heads);
+  const int32_t count = rkv_max_int(0, rkv_min_int(most, ((const int32_t *)a->count.data)[slot]));
+  const int32_t *offsets = (const int32_t *)a->offsets.data + plane * (most + 1);
+  const float *centroids = (const float *)a->centroids.data + plane * most * dim;
+  const float *q = (const float *)a->q.data + ((int64_t)slot * heads + row * queries) * dim;
+  float *scores = (float *)a->scores.data + (int64_t)piece * most, *logits = scratch;
+  const int32_t stride = rkv_ceil_div(count, RKV_LANES) * RKV_LANES;
+  const int32_t together = stride ? rkv_min_int(queries, RKV_SCRATCH / 4 / stride) : queries; /* >= 1: the op's check bounds `most` */
+  for (int32_t c = 0; c < most; c++) scores[c] = -INFINITY;
+  for (int32_t first = 0; first < queries && count; first += together) {
+    const int32_t now = rkv_min_int(together, queries - first);
+    centroid_logits(logits, stride, q + (int64_t)first * dim, now, centroids, offsets, count, dim);
+    for (int32_t g = 0; g < now; g++) {
+      if (n == kv_heads) add_softmax(scores, logits + (int64_t)g * stride, count, a->scale, first + g > 0);
+      else memcpy(scores, logits, (size_t)count * 4);
+    }
+  }
+  for (int32_t c = 0; c < count; c++)
+    if (offsets[c + 1] <= offsets[c]) scores[c] = -INFINITY;
+}
+
+/* ---- topk: a row of scores per piece ------------------------------------------------------------------------------------------------
+ * Which: the score of rank k, digit by digit, by counting. In what order: a stable radix sort of the ids that are at least as good. Both
+ * work on a number that is smaller for a better score; ids come in ascending order and so break ties. */
+
+#define SORTED (1 << 17) /* ids ordered at a time: what scratch holds; a longer order is made of such runs */
+
+typedef struct {
+  uint32_t counts[4][256];
+  int32_t ids[SORTED];
+} topk_scratch;
+
+#define NEVER 0xffffffffu /* the rank of -inf and NaN */
+static uint32_t rank_of(float score) {
+  uint32_t bits;
+  if (!(score > -INFINITY)) return NEVER;
+  score += 0.0f; /* -0 is 0 */
+  memcpy(&bits, &score, 4);
+  return bits & 0x80000000u ? bits : ~bits & 0x7fffffffu;
+}
+
+/* The place of a candidate in the order: rank, then id. */
+typedef struct { uint32_t rank; int32_t id; } place;
+static int32_t is_after(place a, place b) { return a.rank > b.rank || (a.rank == b.rank && a.id > b.id); }
+
+/* The rank of the k-th best (k >= 1) after `from`, and in *ties how many of that rank belong to the first k. NEVER when there are fewer. */
+static uint32_t rank_of_kth(uint32_t *counts /*[256]*/, const float *scores, int32_t width, place from, int32_t k, int32_t *ties) {
+  uint32_t prefix = 0;
+  for (int32_t shift = 24; shift >= 0; shift -= 8) {
+    memset(counts, 0, 256 * 4);
+    for (int32_t i = 0; i < width; i++) {
+      const uint32_t rank = rank_of(scores[i]);
+      if (rank != NEVER && is_after((place){rank, i}, from) && (shift == 24 || rank >> (shift + 8) == prefix)) counts[rank >> shift & 255]++;
+    }
+    uint32_t digit = 0;
+    for (; digit < 256 && (uint32_t)k > counts[digit]; digit++) k -= (int32_t)counts[digit];
+    if (digit == 256) return NEVER; /* only at the first digit */
+    prefix = prefix << 8 | digit;
+  }
+  *ties = k;
+  return prefix;
+}
+
+/* Sorts n ids by rank, stably; digits that all ids share are skipped. */
+static void sort_ids(topk_scratch *s, int32_t *ids, int32_t n, const float *scores) {
+  memset(s->counts, 0, sizeof s->counts);
+  for (int32_t i = 0; i < n; i++) {
+    const uint32_t rank = rank_of(scores[ids[i]]);
+    for (int32_t d = 0; d < 4; d++) s->counts[d][rank >> 8 * d & 255]++;
+  }
+  int32_t *from = ids, *to = s->ids;
+  for (int32_t d = 0; d < 4 && n; d++) {
+    uint32_t *at = s->counts[d], sum = 0;
+    if (at[rank_of(scores[ids[0]]) >> 8 * d & 255] == (uint32_t)n) continue;
+    for (int32_t i = 0; i < 256; i++) {
+      const uint32_t count = at[i];
+      at[i] = sum;
+      sum += count;
+    }
+    for (int32_t i = 0; i < n; i++) to[at[rank_of(scores[from[i]]) >> 8 * d & 255]++] = from[i];
+    int32_t *const swap = from;
+    from = to;
+    to = swap;
+  }
+  if (from != ids) memcpy(ids, from, (size_t)n * 4);
+}
+
+int32_t RKV_FN(rkv_topk_pieces)(const void *args, int32_t stage) {
+  const rkv_topk_args *a = args;
+  return stage == 0 ? a->order.shape[0] * a->order.shape[1] : RKV_DONE;
+}
+
+void RKV_FN(rkv_topk_run)(const void *args, int32_t stage, int32_t piece, void *scratch) {
+  (void)stage;
+  const rkv_topk_args *a = args;
+  const int32_t k = a->order.shape[2], width = a->scores.shape[2];
+  if (!is_active(&a->active, piece / a->order.shape[1])) return;
+  topk_scratch *s = scratch;
+  const float *scores = (const float *)a->scores.data + (int64_t)piece * width;
+  int32_t *order = (int32_t *)a->order.data + (int64_t)piece * k, done = 0;
+  place from = {0, -1};
+  while (done < k) {
+    const int32_t wanted = rkv_min_int(SORTED, k - done);
+    int32_t ties = 0, n = 0;
+    const uint32_t last = wanted < width ? rank_of_kth(s->counts[0], scores, width, from, wanted, &ties) : NEVER;
+    for (int32_t i = 0; i < width; i++) {
+      const uint32_t rank = rank_of(scores[i]);
+      if (rank < last || (rank == last && rank != NEVER && ties > 0)) {
+        if (!is_after((place){rank, i}, from)) continue;
+        ties -= rank == last;
+        order[done + n++] = i;
+      }
+    }
+    sort_ids(s, order + done, n, scores);
+    if (!n) break;
+    done += n;
+    from = (place){rank_of(scores[order[done - 1]]), order[done - 1]};
+  }
+  memset(order + done, 0xff, (size_t)(k - done) * 4);
+}
+
+/* ---- fill_budget: a row of the index per piece ------------------------------------------------------------------------------------- */
+
+int32_t RKV_FN(rkv_fill_budget_pieces)(const void *args, int32_t stage) {
+  const rkv_fill_budget_args *a = args;
+  return stage == 0 ? a->index.shape[0] * a->index.shape[1] : RKV_DONE;
+}
+
+void RKV_FN(rkv_fill_budget_run)(const void *args, int32_t stage, int32_t piece, void *scratch) {
+  (void)stage, (void)scratch;
+  const rkv_fill_budget_args *a = args;
+  const int32_t n = a->index.shape[1], budget = a->index.shape[2], k = a->order.shape[2], most = a->offsets.shape[2] - 1;
+  const int32_t slot = piece / n, kv_heads = a->offsets.shape[1];
+  if (!is_active(&a->active, slot)) return;
+  const int32_t *order = (const int32_t *)a->order.data + (int64_t)piece * k;
+  const int32_t *offsets = (const int32_t *)a->offsets.data + ((int64_t)slot * kv_heads + piece % n / (n / kv_heads)) * (most + 1);
+  int32_t *index = (int32_t *)a->index.data + (int64_t)piece * budget, at = 0;
+  for (int32_t i = 0; i < k && at < budget && (uint32_t)order[i] < (uint32_t)most; i++) {
+    const int32_t first = offsets[order[i]], rows = rkv_min_int(offsets[order[i] + 1] - first, budget - at);
+    for (int32_t r = 0; r < rows; r++) index[at + r] = first + r;
+    at += rkv_max_int(0, rows);
+  }
+  memset(index + at, 0xff, (size_t)(budget - at) * 4);
+}
