@@ -57,7 +57,7 @@ function attend(row: Attend, random: Random): Args {
       if (index === "all -1") return [];
       const between = range(sink, Math.max(sink, at(rows.tailBegin, 1, s)[0]));
       const picked = random.shuffled(between.length).map((i) => between[i]);
-      return index === "out of range" ? picked.flatMap((r) => [r, length + r, -2 - r, NOWHERE]) : picked;
+      return index === "out of range" ? picked.flatMap((r) => [r, length + r, NOWHERE]) : picked;
     })
   );
   return {
