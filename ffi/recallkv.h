@@ -76,17 +76,18 @@ RKV_API int32_t rkv_why(uint8_t *text, uint32_t bytes);
  * A place in this list is the `isa` of rkv_open. Returns the length. */
 RKV_API int32_t rkv_isas(uint8_t *text, uint32_t bytes);
 
-/* Read end of the pipe on which finished jobs arrive as pairs (int32 job, int32 code); made at the first call. */
-RKV_API int32_t rkv_results(void);
-
-/* Blocks until jobs have finished; fills pairs[2 * 64] with (job, code). Returns the number of pairs. */
-RKV_API int32_t rkv_wait(int32_t *pairs);
 
 /* ---- devices, memory, files ----------------------------------------------------------------------------------------------------- */
 
 /* Opens a device. kind: RKV_CPU or RKV_CUDA. threads: width of the CPU pool, 0 = all cores. isa: place in rkv_isas, 0 = best.
  * Returns a device. Errors: RKV_DEVICE, RKV_RANGE, RKV_MEMORY. */
 RKV_API int32_t rkv_open(int32_t kind, int32_t threads, int32_t isa);
+
+/* Read end of the pipe on which a device's finished jobs arrive as pairs (int32 job, int32 code). Errors: RKV_STALE. */
+RKV_API int32_t rkv_results(int32_t device);
+
+/* Blocks until jobs of a device have finished; fills pairs[2 * 64] with (job, code). Returns the number of pairs. Errors: RKV_STALE. */
+RKV_API int32_t rkv_wait(int32_t device, int32_t *pairs);
 
 /* One line about a device: "cpu avx512bf16, 2 threads". Returns the length. Errors: RKV_STALE. */
 RKV_API int32_t rkv_describe(int32_t device, uint8_t *text, uint32_t bytes);
@@ -105,9 +106,9 @@ RKV_API int32_t rkv_arena_memory(int32_t arena, int64_t *sizes);
  * Returns a tensor. Errors: RKV_STALE, RKV_SHAPE, RKV_DTYPE, RKV_MEMORY, RKV_RECORDING. */
 RKV_API int32_t rkv_tensor(int32_t arena, int32_t dtype, const int32_t *shape, int32_t rank);
 
-/* Commits memory for `rows` rows (second-to-last dimension) of every plane; a tensor committed so far stays as it is. Checked against
- * the memory that is free. Errors: RKV_STALE, RKV_RANGE, RKV_MEMORY, RKV_RECORDING. */
-RKV_API int32_t rkv_commit(int32_t tensor, int32_t rows);
+/* Commits memory for `rows` rows (second-to-last dimension) of every plane of one slot (RKV_STEP: of all slots; the first dimension);
+ * what was committed stays as it is. Checked against the memory that is free. Errors: RKV_STALE, RKV_RANGE, RKV_MEMORY, RKV_RECORDING. */
+RKV_API int32_t rkv_commit(int32_t tensor, int32_t slot, int32_t rows);
 
 /* Enqueued: gives back the whole pages of rows [row, capacity) of one slot's planes; what they held is lost (reads as zeros).
  * Errors: RKV_STALE, RKV_RANGE, RKV_RECORDING. */
@@ -309,12 +310,16 @@ RKV_API int32_t rkv_permute_rows(int32_t tensor, int32_t order, int32_t work, co
  *   scores[slots, kvHeads or heads, maxClusters]     f32  out  -inf from count on, and for clusters without members
  *   q[slots, heads, headDim]                         f32  in   after rotation
  *   centroids[slots, kvHeads, maxClusters, headDim]  f32  in
+ *   radius[slots, kvHeads, maxClusters]              f32  in   of rkv_radius; 0 = taken as 0
  *   offsets[slots, kvHeads, maxClusters + 1]         i32  in
  *   count[slots]                                     i32  in   clusters in use
  *   active[slots]                                    i32  in
- * scores[s,h,c] = sum over g of group(h):  softmax_c( scale * q[s,g] . centroids[s,h,c] );  with heads rows (perHead): q . centroid
- * Source: RetroInfer (arXiv 2505.02922) 4.2; ClusterKV 3.3. Errors: RKV_SHAPE, RKV_DTYPE, RKV_STALE. */
-RKV_API int32_t rkv_centroid_scores(int32_t scores, int32_t q, int32_t centroids, int32_t offsets, int32_t count, int32_t active, float scale);
+ * u[s,g,c] = q[s,g] . centroids[s,h,c] + bound * |q[s,g]| * radius[s,h,c]  (bound 1: no member can have a larger logit)
+ * scores[s,h,c] = sum over g of group(h):  softmax_c( scale * u[s,g,c] );  with heads rows (perHead): u. A u that is no number: -inf.
+ * Source: RetroInfer (arXiv 2505.02922) 4.2; ClusterKV 3.3; the bound: ArkVale (NeurIPS 2024). Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE,
+ * RKV_STALE. */
+RKV_API int32_t rkv_centroid_scores(int32_t scores, int32_t q, int32_t centroids, int32_t radius, int32_t offsets, int32_t count,
+                                    int32_t active, float scale, float bound);
 
 /* Order of candidates by score: descending, ties to the lower id, -inf and NaN left out, then -1.
  *   order[slots, n, k]       i32  out

@@ -72,7 +72,17 @@ export interface Kernels {
   /** Puts the rows of a segment into the order of `group`. */
   permuteRows(tensor: Tensor, order: Tensor, work: Tensor, run: Run): void;
   /** Ranks clusters by the attention the group would pay to one of their tokens. */
-  centroidScores(scores: Tensor, q: Tensor, centroids: Tensor, offsets: Tensor, count: Tensor, active: Tensor, scale: number): void;
+  centroidScores(
+    scores: Tensor,
+    q: Tensor,
+    centroids: Tensor,
+    radius: Optional,
+    offsets: Tensor,
+    count: Tensor,
+    active: Tensor,
+    scale: number,
+    bound: number,
+  ): void;
   /** Candidates by descending score. */
   topk(order: Tensor, scores: Tensor, active: Tensor): void;
   /** Rows of the best clusters until the budget is full. */

@@ -60,7 +60,7 @@ typedef struct { rkv_view labels, moved, keys, centroids, work; rkv_run run; } r
 typedef struct { rkv_view order, offsets, labels, moved; rkv_run run; } rkv_group_args;
 typedef struct { rkv_view centroids, keys, order, offsets, moved; rkv_run run; } rkv_centroid_means_args;
 typedef struct { rkv_view tensor, order, work; rkv_run run; } rkv_permute_rows_args;
-typedef struct { rkv_view scores, q, centroids, offsets, count, active; float scale; } rkv_centroid_scores_args;
+typedef struct { rkv_view scores, q, centroids, radius, offsets, count, active; float scale, bound; } rkv_centroid_scores_args;
 typedef struct { rkv_view order, scores, active; } rkv_topk_args;
 typedef struct { rkv_view index, order, offsets, active; } rkv_fill_budget_args;
 typedef struct { rkv_view to, from, index; } rkv_gather_rows_args;

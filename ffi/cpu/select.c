@@ -12,10 +12,10 @@ int32_t RKV_FN(rkv_centroid_scores_pieces)(const void *args, int32_t stage) {
   return stage == 0 ? a->scores.shape[0] * a->scores.shape[1] : RKV_DONE;
 }
 
-/* logits[g, c] = q_g . centroid c for `queries` queries, c rounded up to whole vectors. A cluster's centroid is read once for all of
+/* logits[g, c] = q_g . centroid c (+ bound * |q_g| * radius c) for `queries` queries, c rounded up to whole vectors. A cluster's centroid is read once for all of
  * them. Clusters without members, and dots that are no number, become -inf: they draw nothing and are never chosen. */
-static void centroid_logits(float *logits, int32_t stride, const float *q, int32_t queries, const float *centroids, const int32_t *offsets,
-                            int32_t count, int32_t dim) {
+static void centroid_logits(float *logits, int32_t stride, const float *q, int32_t queries, const float *centroids, const float *radius,
+                            float bound, const int32_t *offsets, int32_t count, int32_t dim) {
   for (int32_t c = 0; c < count; c += RKV_LANES) {
     const int32_t last = rkv_min_int(RKV_LANES, count - c) - 1;
     rkv_ivec begin = {0}, end = {0}; /* past the last: no members */
@@ -23,7 +23,12 @@ static void centroid_logits(float *logits, int32_t stride, const float *q, int32
     memcpy(&end, offsets + c + 1, ((size_t)last + 1) * 4);
     const rkv_ivec is_candidate = end > begin;
     for (int32_t g = 0; g < queries; g++) {
-      const rkv_vec dots = rkv_dots(q + (int64_t)g * dim, (const char *)(centroids + (int64_t)c * dim), (size_t)dim * 4, last, dim, RKV_F32);
+      const float *query = q + (int64_t)g * dim;
+      rkv_vec dots = rkv_dots(query, (const char *)(centroids + (int64_t)c * dim), (size_t)dim * 4, last, dim, RKV_F32);
+      if (radius) {
+        const rkv_vec length = rkv_set1(bound * sqrtf(rkv_dot(query, query, dim)));
+        dots = rkv_fma(length, last == RKV_LANES - 1 ? rkv_load(radius + c) : rkv_load_part(radius + c, last + 1), dots);
+      }
       rkv_store(logits + (int64_t)g * stride + c, rkv_select(is_candidate & (dots == dots), dots, rkv_set1(-INFINITY)));
     }
   }
@@ -62,6 +67,7 @@ void RKV_FN(rkv_centroid_scores_run)(const void *args, int32_t stage, int32_t pi
   const int32_t count = rkv_max_int(0, rkv_min_int(most, ((const int32_t *)a->count.data)[slot]));
   const int32_t *offsets = (const int32_t *)a->offsets.data + plane * (most + 1);
   const float *centroids = (const float *)a->centroids.data + plane * most * dim;
+  const float *radius = a->radius.data ? (const float *)a->radius.data + plane * most : NULL;
   const float *q = (const float *)a->q.data + ((int64_t)slot * heads + row * queries) * dim;
   float *scores = (float *)a->scores.data + (int64_t)piece * most, *logits = scratch;
   const int32_t stride = rkv_ceil_div(count, RKV_LANES) * RKV_LANES;
@@ -69,7 +75,7 @@ void RKV_FN(rkv_centroid_scores_run)(const void *args, int32_t stage, int32_t pi
   for (int32_t c = 0; c < most; c++) scores[c] = -INFINITY;
   for (int32_t first = 0; first < queries && count; first += together) {
     const int32_t now = rkv_min_int(together, queries - first);
-    centroid_logits(logits, stride, q + (int64_t)first * dim, now, centroids, offsets, count, dim);
+    centroid_logits(logits, stride, q + (int64_t)first * dim, now, centroids, radius, a->bound, offsets, count, dim);
     for (int32_t g = 0; g < now; g++) {
       if (n == kv_heads) add_softmax(scores, logits + (int64_t)g * stride, count, a->scale, first + g > 0);
       else memcpy(scores, logits, (size_t)count * 4);

@@ -40,7 +40,7 @@ export const clusterKV = (options: Partial<ClusterKVOptions> = {}): Policy => {
         due: (unbuiltRows, ended) => ended ? (unbuiltRows >= every ? unbuiltRows : 0) : unbuiltRows >= segment ? segment : 0,
         build: (k, run) => clusterKeys(k, rows, run, clusters, iterations),
         select(k, q) {
-          k.centroidScores(clusters.scores, q, clusters.centroids, clusters.offsets, clusters.count, rows.active, rows.scale);
+          k.centroidScores(clusters.scores, q, clusters.centroids, null, clusters.offsets, clusters.count, rows.active, rows.scale, 0);
           k.topk(clusters.ranked, clusters.scores, rows.active);
           k.fillBudget(index, clusters.ranked, clusters.offsets, rows.active);
           return { index };

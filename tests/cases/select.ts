@@ -33,11 +33,13 @@ interface CentroidScores {
   group: number;
   headDim: number;
   perHead?: true;
+  /** How much of the radius counts; without it no radius is given. */
+  bound?: number;
   inputs?: "all keys equal" | "empty clusters" | "every cluster empty" | "huge queries";
 }
 
 function centroidScores(row: CentroidScores, random: Random): Args {
-  const { counts, inactive = [], kvHeads, group, headDim, perHead = false, inputs } = row;
+  const { counts, inactive = [], kvHeads, group, headDim, perHead = false, bound, inputs } = row;
   const [slots, heads, most] = [counts.length, kvHeads * group, Math.max(1, ...counts) + 3];
   const used = (s: number, c: number) => c < counts[s] && !inactive.includes(s);
   const sizes = inputs === "empty clusters"
@@ -53,10 +55,12 @@ function centroidScores(row: CentroidScores, random: Random): Args {
       [slots, kvHeads, most, headDim],
       (s, _h, c) => !used(s, c) ? NaN : inputs === "all keys equal" ? 0.75 : random.normal(),
     ),
+    radius: bound === undefined ? null : tensor("f32", [slots, kvHeads, most], (s, _h, c) => used(s, c) ? Math.abs(random.normal()) : NaN),
     offsets: clusterOffsets(counts, kvHeads, most, sizes),
     count: tensor("i32", [slots], (s) => counts[s]),
     active: activeSlots(slots, inactive),
     scale: Math.fround(1 / Math.sqrt(headDim)),
+    bound: Math.fround(bound ?? 0),
   };
 }
 
@@ -173,6 +177,9 @@ export const selectCases: Case[] = [
     { counts: [37], kvHeads: 3, group: 2, headDim: 32, perHead: true },
     { counts: [5, 33, 12], inactive: [0], kvHeads: 2, group: 8, headDim: 64, perHead: true },
     { counts: [48], kvHeads: 1, group: 2, headDim: 32, perHead: true, inputs: "empty clusters" },
+    { counts: [48], kvHeads: 2, group: 3, headDim: 32, bound: 0.3 },
+    { counts: [5, 0, 65], kvHeads: 2, group: 2, headDim: 20, bound: 1, inputs: "empty clusters" },
+    { counts: [37], kvHeads: 2, group: 2, headDim: 64, bound: 0.5, perHead: true },
   ]),
   ...cases("topk", exact, topk, [
     { n: 3, width: 37, k: 37 },

@@ -139,7 +139,7 @@ describe("the reference agrees with independent libraries", () => {
     const scores = unwritten("f32", slotted(outputs.scores).shape);
     const [order, index] = [unwritten("i32", scores.shape), unwritten("i32", slotted(outputs.index).shape)];
     const [count, active] = [tensor("i32", [1], () => centroids.shape[1]), tensor("i32", [1], () => 1)];
-    reference.centroidScores(scores, slotted(q), slotted(centroids), slotted(offsets), count, active, scalars.scale);
+    reference.centroidScores(scores, slotted(q), slotted(centroids), null, slotted(offsets), count, active, scalars.scale, 0);
     near(scores.data, outputs.scores.data, 1e-13);
     reference.topk(order, scores, active);
     assertEquals(order.data, outputs.order.data);

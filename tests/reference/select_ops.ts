@@ -10,10 +10,12 @@ export function centroidScores(
   scores: Plain,
   q: Plain,
   centroids: Plain,
+  radius: Plain | null,
   offsets: Plain,
   count: Plain,
   active: Plain,
   scale: number,
+  bound: number,
 ): void {
   const heads = q.shape[1];
   const kvHeads = centroids.shape[1];
@@ -23,8 +25,12 @@ export function centroidScores(
     for (const h of range(scores.shape[1])) {
       const kvHead = perHead ? Math.floor(h / (heads / kvHeads)) : h;
       const ranked = clusters.map((c) => c < count.data[s] && at(offsets, s, kvHead, c)[0] < at(offsets, s, kvHead, c + 1)[0]);
+      const logit = (query: Float64Array, c: number) => {
+        const toCentre = dot(query, at(centroids, s, kvHead, c));
+        return radius ? r(toCentre + r(r(bound * r(Math.sqrt(dot(query, query)))) * at(radius, s, kvHead, c)[0])) : toCentre;
+      };
       const dots = (g: number, factor: number) =>
-        Float64Array.from(clusters, (c) => ranked[c] ? r(dot(at(q, s, g), at(centroids, s, kvHead, c)) * factor) : -Infinity);
+        Float64Array.from(clusters, (c) => ranked[c] ? r(logit(at(q, s, g), c) * factor) : -Infinity);
       if (perHead) {
         at(scores, s, h).set(dots(h, 1));
         continue;
