@@ -5,10 +5,7 @@ import type { TensorSpan } from "./formats/checkpoint.ts";
 import type { LoadedCheckpoint } from "./models/model.ts";
 import type { OnProgress } from "./types.ts";
 
-/**
- * Packs all weights into `arena`, layer after layer, at most two layers ahead of the device. False when `signal` cut it short.
- * `onProgress` counts bytes of the files.
- */
+/** Packs all weights into `arena`, layer after layer, at most two layers ahead of the device. `onProgress` counts bytes of the files. */
 export async function loadWeights(
   device: Device,
   arena: Arena,
@@ -17,7 +14,7 @@ export async function loadWeights(
 ): Promise<Weights> {
   const { shape, weights: spans } = checkpoint;
   const files: MappedFile[] = [];
-  const total = checkpoint.files.length && weightBytes(checkpoint);
+  const total = weightBytes(checkpoint);
   let done = 0;
   try {
     for (const path of checkpoint.files) files.push(device.file(path));
@@ -34,10 +31,11 @@ export async function loadWeights(
     };
     const layers = [];
     for (const [l, layer] of spans.layers.entries()) {
-      const rotated: Partial<Record<string, number>> = shape.rope.interleaved ? { q: shape.heads, k: shape.kvHeads } : {};
+      const { heads: q, kvHeads: k } = shape;
+      const rotated: Partial<Record<LayerWeight, number>> = shape.rope.interleaved ? { q, k, qBias: q, kBias: k } : {};
       const packed: Partial<Record<LayerWeight, { handle: number }>> = {};
       for (const [name, span] of Object.entries(layer) as [LayerWeight, TensorSpan | null][]) {
-        if (span) packed[name] = pack(span, rotated[name[0]] && /^[qk](Bias)?$/.test(name) ? rotated[name[0]] : 0);
+        if (span) packed[name] = pack(span, rotated[name]);
       }
       const { heads, kvHeads, headDim } = shape;
       const sizes = { heads, kvHeads, headDim, window: shape.window[l] ?? 0, ropeDim: shape.rope.dim };

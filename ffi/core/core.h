@@ -1,0 +1,162 @@
+/* core.h: what the files of ffi/core share. Objects live behind handles; an op, once checked, is an entry of its device's queue. */
+#ifndef RKV_CORE_H
+#define RKV_CORE_H
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include "ops.h"
+
+/* ---- why.c: sentences of refused calls ---- */
+
+/* Keeps a sentence for this thread and returns `code`. */
+int32_t rkv_refuse(int32_t code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* ---- handles.c ---- */
+
+typedef enum { KIND_NONE, KIND_DEVICE, KIND_ARENA, KIND_TENSOR, KIND_FILE, KIND_WEIGHT, KIND_LAYER, KIND_MODEL, KIND_ROWS, KIND_TAPE } rkv_kind;
+
+/* A handle of a new object, or RKV_LIMIT. */
+int32_t rkv_handle_new(rkv_kind kind, void *object);
+/* The object behind a handle, or NULL with a sentence: `what` is how the sentence calls it. */
+void *rkv_handle_get(int32_t handle, rkv_kind kind, const char *action, const char *what);
+rkv_kind rkv_handle_kind(int32_t handle);
+void rkv_handle_free(int32_t handle);
+
+/* ---- os.c: the operating system ---- */
+
+void *rkv_os_reserve(size_t bytes);               /* address space, zeros when touched; NULL: none left */
+void rkv_os_unreserve(void *memory, size_t bytes);
+void rkv_os_discard(void *begin, size_t bytes);   /* gives whole pages back; they read as zeros, mapped files as they were */
+size_t rkv_os_page(void);
+void rkv_os_memory(int64_t *total, int64_t *available);
+int32_t rkv_os_cores(void);
+void rkv_os_pin(void);                            /* the library stays loaded until the process ends */
+uint64_t rkv_os_nanoseconds(void);
+const void *rkv_os_map(const char *path, size_t *bytes); /* NULL: errno says why */
+void rkv_os_unmap(const void *memory, size_t bytes);
+bool rkv_os_pipe(int fds[2]);
+void rkv_os_write(int fd, const void *data, size_t bytes);
+int32_t rkv_os_read(int fd, void *data, size_t bytes);
+
+static inline void rkv_os_pause(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+/* ---- objects ---- */
+
+typedef struct rkv_device rkv_device;
+typedef struct rkv_arena_object rkv_arena_object;
+
+/* What an arena owns, as a list: handles end with it. */
+typedef struct rkv_object {
+  struct rkv_object *next;
+  rkv_arena_object *arena;
+  void *extra; /* memory of the object's own, or NULL */
+  int32_t handle;
+} rkv_object;
+
+typedef struct { rkv_object object; rkv_view view; size_t bytes; int32_t *committed; /* rows per slot, object.extra; NULL: all at once */ } rkv_tensor_object;
+typedef struct { rkv_object object; rkv_weight_data data; } rkv_weight_object;
+typedef struct { rkv_object object; rkv_layer_data data; } rkv_layer_object;
+typedef struct { rkv_object object; rkv_model_data data; } rkv_model_object;
+typedef struct { rkv_object object; rkv_rows_data data; } rkv_rows_object;
+
+typedef struct {
+  rkv_device *closer; /* the device whose queue may still read it; NULL: none */
+  const uint8_t *bytes;
+  size_t size;
+  char name[256];
+} rkv_file_object;
+
+/* ---- queue.c: one queue per device ---- */
+
+typedef enum { ENTRY_OP, ENTRY_WRITE, ENTRY_READ, ENTRY_FENCE, ENTRY_REPLAY, ENTRY_RELEASE, ENTRY_DISCARD, ENTRY_FREE_ARENA, ENTRY_FREE_FILE, ENTRY_STOP } rkv_entry_kind;
+
+#define RKV_ARGS 256 /* bytes of the largest op */
+typedef struct rkv_entry {
+  rkv_arena_object *arena;
+  rkv_entry_kind kind;
+  int32_t op; /* ENTRY_OP: rkv_op_id; ENTRY_FENCE, ENTRY_READ: job */
+  union {
+    _Alignas(16) uint8_t args[RKV_ARGS];
+    struct { void *to; size_t bytes; void *staging; uint8_t inlined[RKV_ARGS - 32]; } copy; /* staging NULL: the bytes are inlined */
+    struct { void *begin; size_t bytes, stride; int32_t planes; } release;
+    struct rkv_tape *tape;
+    void *object;
+  } as;
+} rkv_entry;
+
+typedef struct rkv_tape {
+  rkv_object object;
+  rkv_entry *entries;
+  int32_t count, room;
+} rkv_tape;
+
+struct rkv_arena_object {
+  rkv_device *device;
+  int32_t handle;
+  uint8_t *memory;
+  size_t reserved, used;
+  _Atomic int64_t committed;
+  rkv_object *objects;
+  rkv_tape *recording;
+  atomic_int cancel, poisoned;
+  char fault[256]; /* written once, before poisoned is set */
+};
+
+/* What a queue asks of the machine behind it. */
+typedef struct rkv_backend {
+  int32_t kind;
+  /* Runs an op to its end. 0, or a negative code and its sentence in arena->fault. */
+  int32_t (*run)(void *state, rkv_arena_object *arena, int32_t op, const void *args);
+  size_t (*packed_bytes)(void *state, int32_t type, int32_t rows, int32_t cols);
+  void (*describe)(void *state, char *text, size_t bytes);
+  void (*close)(void *state);
+} rkv_backend;
+
+#define RKV_RING 8192
+struct rkv_device {
+  const rkv_backend *backend;
+  void *state;
+  int32_t handle;
+  int pipe[2];
+  rkv_entry *ring;
+  _Atomic uint64_t head, tail; /* entries taken, entries given */
+  pthread_mutex_t mutex;
+  pthread_cond_t given;
+  atomic_int asleep;
+  atomic_int users; /* its handle, its arenas, the files it reads: the device ends with the last of them */
+};
+
+int32_t rkv_device_start(const rkv_backend *backend, void *state); /* returns a device */
+/* An entry to be filled, or NULL with a sentence when the queue is full or the arena does not take it; then rkv_queue_give. */
+rkv_entry *rkv_queue_entry(rkv_device *device, const char *action);
+void rkv_queue_give(rkv_device *device);
+int32_t rkv_refuse_recording(const rkv_arena_object *arena, const char *action); /* 0, or RKV_RECORDING */
+
+/* ---- memory.c ---- */
+
+/* Room of an arena for `bytes`, 64-byte aligned (large: page-aligned); NULL with a sentence. Memory is checked and counted when `commit`. */
+void *rkv_arena_take(rkv_arena_object *arena, size_t bytes, bool commit, const char *action);
+/* Gives an object, and the memory `extra` of its own, to an arena; returns its handle, or frees both. */
+int32_t rkv_arena_own(rkv_arena_object *arena, rkv_object *object, void *extra, rkv_kind kind);
+void rkv_arena_free(rkv_arena_object *arena);
+void rkv_arena_close(rkv_arena_object *arena);
+void rkv_file_close(rkv_file_object *file);
+
+/* ---- pool.c, dispatch.c: the CPU ---- */
+
+typedef struct rkv_pool rkv_pool;
+rkv_pool *rkv_pool_new(const rkv_cpu *cpu, int32_t threads);
+void rkv_pool_close(rkv_pool *pool);
+int32_t rkv_pool_run(rkv_pool *pool, rkv_arena_object *arena, int32_t op, const void *args);
+const rkv_cpu *rkv_pool_cpu(const rkv_pool *pool);
+int32_t rkv_pool_threads(const rkv_pool *pool);
+
+extern const char *const rkv_op_names[RKV_OP_COUNT]; /* as TypeScript calls them */
+
+#endif

@@ -1,0 +1,188 @@
+/* memory.c: arenas and tensors. An arena is address space; memory is counted, and checked against what is free, when it is committed.
+ * Nothing moves: a tensor's address is its own until its arena is closed. */
+#include <stdlib.h>
+#include <string.h>
+#include "core.h"
+
+#define SMALL (1 << 20) /* tensors up to this size are committed at once */
+
+static rkv_arena_object *arena_of(int32_t handle, const char *action) { return rkv_handle_get(handle, KIND_ARENA, action, "arena"); }
+
+/* Counts bytes that are about to be used. Small sums are not worth a look at the machine's memory. */
+static int32_t count_memory(rkv_arena_object *arena, size_t bytes, const char *action) {
+  if (bytes > SMALL) {
+    int64_t total, available;
+    rkv_os_memory(&total, &available);
+    if ((int64_t)bytes > available) {
+      return rkv_refuse(RKV_MEMORY, "Cannot %s: %lld bytes are needed but %lld are free", action, (long long)bytes, (long long)available);
+    }
+  }
+  atomic_fetch_add(&arena->committed, (int64_t)bytes);
+  return 0;
+}
+
+int32_t rkv_arena(int32_t device, int64_t reserve) {
+  rkv_device *d = rkv_handle_get(device, KIND_DEVICE, "make an arena", "device");
+  if (d == NULL) return RKV_STALE;
+  if (reserve <= 0 || reserve > (int64_t)1 << 46) {
+    return rkv_refuse(RKV_RANGE, "Cannot make an arena: reserve is %lld bytes, want 1 to 2^46", (long long)reserve);
+  }
+  rkv_arena_object *arena = calloc(1, sizeof *arena);
+  size_t page = rkv_os_page();
+  size_t bytes = ((size_t)reserve + page - 1) / page * page;
+  uint8_t *memory = arena == NULL ? NULL : rkv_os_reserve(bytes);
+  if (memory == NULL) {
+    free(arena);
+    return rkv_refuse(RKV_MEMORY, "Cannot make an arena: address space for %lld bytes is needed and there is none left", (long long)reserve);
+  }
+  *arena = (rkv_arena_object){.device = d, .memory = memory, .reserved = bytes};
+  arena->handle = rkv_handle_new(KIND_ARENA, arena);
+  if (arena->handle < 0) {
+    int32_t code = arena->handle;
+    rkv_arena_free(arena);
+    return code;
+  }
+  atomic_fetch_add(&d->users, 1);
+  return arena->handle;
+}
+
+int32_t rkv_arena_memory(int32_t handle, int64_t *sizes) {
+  rkv_arena_object *arena = arena_of(handle, "measure an arena");
+  if (arena == NULL) return RKV_STALE;
+  sizes[0] = (int64_t)arena->reserved;
+  sizes[1] = (int64_t)arena->used;
+  sizes[2] = atomic_load(&arena->committed);
+  return 0;
+}
+
+void *rkv_arena_take(rkv_arena_object *arena, size_t bytes, bool commit, const char *action) {
+  size_t align = bytes > SMALL ? rkv_os_page() : 64;
+  size_t begin = (arena->used + align - 1) / align * align;
+  if (bytes > arena->reserved || begin > arena->reserved - bytes) {
+    rkv_refuse(RKV_MEMORY, "Cannot %s: %llu bytes are needed but the arena has %llu of its %llu left", action, (unsigned long long)bytes,
+               (unsigned long long)(begin > arena->reserved ? 0 : arena->reserved - begin), (unsigned long long)arena->reserved);
+    return NULL;
+  }
+  if (commit && count_memory(arena, bytes, action) != 0) return NULL;
+  arena->used = begin + bytes;
+  return arena->memory + begin;
+}
+
+int32_t rkv_arena_own(rkv_arena_object *arena, rkv_object *object, void *extra, rkv_kind kind) {
+  int32_t handle = rkv_handle_new(kind, object);
+  if (handle < 0) {
+    free(extra);
+    free(object);
+    return handle;
+  }
+  *object = (rkv_object){.next = arena->objects, .arena = arena, .extra = extra, .handle = handle};
+  arena->objects = object;
+  return handle;
+}
+
+int32_t rkv_tensor(int32_t handle, int32_t dtype, const int32_t *shape, int32_t rank) {
+  static const char *action = "make a tensor";
+  rkv_arena_object *arena = arena_of(handle, action);
+  if (arena == NULL) return RKV_STALE;
+  if (rkv_refuse_recording(arena, action) != 0) return RKV_RECORDING;
+  if (dtype < RKV_F32 || dtype > RKV_Q8) return rkv_refuse(RKV_DTYPE, "Cannot %s: dtype is %d, want 0 to %d", action, dtype, RKV_Q8);
+  if (rank < 1 || rank > 5) return rkv_refuse(RKV_SHAPE, "Cannot %s: it has %d dimensions, want 1 to 5", action, rank);
+  int64_t elements = 1;
+  for (int32_t i = 0; i < rank; i++) {
+    if (shape[i] < 0) return rkv_refuse(RKV_SHAPE, "Cannot %s: dimension %d is %d, want 0 or more", action, i, shape[i]);
+    elements *= shape[i];
+    if (elements > (int64_t)1 << 42) return rkv_refuse(RKV_SHAPE, "Cannot %s: it has more than 2^42 elements", action);
+  }
+  int32_t width = shape[rank - 1];
+  size_t bytes = width == 0 ? 0 : (size_t)(elements / width) * rkv_row_bytes(dtype, width);
+  rkv_tensor_object *tensor = calloc(1, sizeof *tensor);
+  if (tensor == NULL) return rkv_refuse(RKV_MEMORY, "Cannot %s: the process is out of memory", action);
+  bool large = bytes > SMALL;
+  if (large) tensor->committed = calloc((size_t)shape[0], sizeof *tensor->committed);
+  void *data = large && tensor->committed == NULL ? NULL : rkv_arena_take(arena, bytes, !large, action);
+  if (data == NULL) {
+    free(tensor->committed);
+    free(tensor);
+    return RKV_MEMORY;
+  }
+  tensor->bytes = bytes;
+  tensor->view = (rkv_view){.data = data, .dtype = dtype, .rank = rank};
+  memcpy(tensor->view.shape, shape, (size_t)rank * sizeof *shape);
+  return rkv_arena_own(arena, &tensor->object, tensor->committed, KIND_TENSOR);
+}
+
+/* Rows of a plane, planes of a slot and bytes of a row, as rkv_commit counts them. */
+typedef struct { int32_t rows; int64_t planes; size_t row_bytes; } plane_shape;
+
+static plane_shape planes_of(const rkv_view *v) {
+  plane_shape p = {.rows = v->rank == 1 ? v->shape[0] : v->shape[v->rank - 2], .planes = 1, .row_bytes = rkv_row_bytes(v->dtype, v->shape[v->rank - 1])};
+  if (v->rank == 1) p.row_bytes = rkv_row_bytes(v->dtype, 1);
+  for (int32_t i = 1; i < v->rank - 2; i++) p.planes *= v->shape[i];
+  return p;
+}
+
+int32_t rkv_commit(int32_t handle, int32_t slot, int32_t rows) {
+  static const char *action = "commit rows";
+  rkv_tensor_object *tensor = rkv_handle_get(handle, KIND_TENSOR, action, "tensor");
+  if (tensor == NULL) return RKV_STALE;
+  rkv_arena_object *arena = tensor->object.arena;
+  if (rkv_refuse_recording(arena, action) != 0) return RKV_RECORDING;
+  plane_shape p = planes_of(&tensor->view);
+  if (rows < 0 || rows > p.rows) return rkv_refuse(RKV_RANGE, "Cannot %s: %d rows are wanted, the tensor has %d", action, rows, p.rows);
+  if (tensor->committed == NULL) return 0;
+  int32_t slots = tensor->view.rank > 2 ? tensor->view.shape[0] : 1;
+  if (slot < RKV_STEP || slot >= slots) return rkv_refuse(RKV_RANGE, "Cannot %s: slot is %d, want %d to %d", action, slot, RKV_STEP, slots - 1);
+  int32_t first = slot == RKV_STEP ? 0 : slot, last = slot == RKV_STEP ? slots : slot + 1;
+  size_t bytes = 0;
+  for (int32_t s = first; s < last; s++) {
+    if (rows > tensor->committed[s]) bytes += (size_t)(rows - tensor->committed[s]) * (size_t)p.planes * p.row_bytes;
+  }
+  if (count_memory(arena, bytes, action) != 0) return RKV_MEMORY;
+  for (int32_t s = first; s < last; s++) {
+    if (rows > tensor->committed[s]) tensor->committed[s] = rows;
+  }
+  return 0;
+}
+
+int32_t rkv_release(int32_t handle, int32_t slot, int32_t row) {
+  static const char *action = "release rows";
+  rkv_tensor_object *tensor = rkv_handle_get(handle, KIND_TENSOR, action, "tensor");
+  if (tensor == NULL) return RKV_STALE;
+  rkv_arena_object *arena = tensor->object.arena;
+  if (rkv_refuse_recording(arena, action) != 0) return RKV_RECORDING;
+  plane_shape p = planes_of(&tensor->view);
+  int32_t slots = tensor->view.rank > 2 ? tensor->view.shape[0] : 1;
+  if (slot < 0 || slot >= slots) return rkv_refuse(RKV_RANGE, "Cannot %s: slot is %d, want 0 to %d", action, slot, slots - 1);
+  if (row < 0 || row > p.rows) return rkv_refuse(RKV_RANGE, "Cannot %s: row is %d, want 0 to %d", action, row, p.rows);
+  if (tensor->committed == NULL || row >= tensor->committed[slot]) return 0;
+  rkv_entry *entry = rkv_queue_entry(arena->device, action);
+  if (entry == NULL) return RKV_LIMIT;
+  size_t plane = (size_t)p.rows * p.row_bytes;
+  uint8_t *begin = (uint8_t *)tensor->view.data + (size_t)slot * (size_t)p.planes * plane + (size_t)row * p.row_bytes;
+  entry->kind = ENTRY_RELEASE;
+  entry->arena = arena;
+  entry->as.release.begin = begin;
+  entry->as.release.bytes = plane - (size_t)row * p.row_bytes;
+  entry->as.release.stride = plane;
+  entry->as.release.planes = (int32_t)p.planes;
+  rkv_queue_give(arena->device);
+  atomic_fetch_sub(&arena->committed, (int64_t)((size_t)(tensor->committed[slot] - row) * (size_t)p.planes * p.row_bytes));
+  tensor->committed[slot] = row;
+  return 0;
+}
+
+/* The handles of all that an arena holds end at once; its memory when the queue comes to it. */
+void rkv_arena_close(rkv_arena_object *arena) {
+  for (rkv_object *o = arena->objects; o != NULL; o = o->next) rkv_handle_free(o->handle);
+  rkv_handle_free(arena->handle);
+}
+
+void rkv_arena_free(rkv_arena_object *arena) {
+  for (rkv_object *o = arena->objects, *next; o != NULL; o = next) {
+    next = o->next;
+    free(o->extra);
+    free(o);
+  }
+  rkv_os_unreserve(arena->memory, arena->reserved);
+  free(arena);
+}

@@ -1,0 +1,72 @@
+/** What the native decoder must know of a model. Every field of a config that changes the result ends up here or is refused by name. */
+import type { TensorSpan } from "../formats/checkpoint.ts";
+import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+
+export interface Rope {
+  /** Channels of a head that turn; the rest pass through. */
+  readonly dim: number;
+  /** The file keeps the two channels of a pair beside each other (llama architecture in GGUF): q and k rows are put back into halves. */
+  readonly interleaved: boolean;
+  /** dim / 2 of them, scaling included. */
+  readonly inverseFrequencies: Float64Array;
+  /** Multiplies cosines and sines (YaRN; else 1). */
+  readonly attentionFactor: number;
+}
+
+export interface ModelShape {
+  readonly family: string;
+  readonly layers: number;
+  readonly hidden: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly intermediate: number;
+  readonly vocab: number;
+  readonly normEps: number;
+  /** Tokens the model was trained to read. */
+  readonly trainedContext: number;
+  readonly rope: Rope;
+  /** Per layer: the model's own sliding window in positions, or null. */
+  readonly window: readonly (number | null)[];
+  readonly bos: number | null;
+  /** Tokens that end a text. */
+  readonly eos: readonly number[];
+  /** Whether a text begins with `bos`. */
+  readonly addBos: boolean;
+}
+
+/** Weights of one layer; null: the model has none. */
+export interface LayerWeights {
+  readonly attnNorm: TensorSpan;
+  readonly q: TensorSpan;
+  readonly k: TensorSpan;
+  readonly v: TensorSpan;
+  readonly o: TensorSpan;
+  readonly qBias: TensorSpan | null;
+  readonly kBias: TensorSpan | null;
+  readonly vBias: TensorSpan | null;
+  readonly oBias: TensorSpan | null;
+  readonly qNorm: TensorSpan | null;
+  readonly kNorm: TensorSpan | null;
+  readonly ffnNorm: TensorSpan;
+  readonly gate: TensorSpan;
+  readonly up: TensorSpan;
+  readonly down: TensorSpan;
+}
+
+export interface ModelWeights {
+  readonly embed: TensorSpan;
+  readonly outputNorm: TensorSpan;
+  /** null: tied to `embed`. */
+  readonly output: TensorSpan | null;
+  readonly layers: readonly LayerWeights[];
+}
+
+export interface LoadedCheckpoint {
+  readonly files: readonly string[];
+  readonly shape: ModelShape;
+  readonly weights: ModelWeights;
+  readonly tokenizer: Tokenizer;
+  /** Jinja source of the chat template, where the model has one. */
+  readonly chatTemplate: string | null;
+}
