@@ -179,8 +179,7 @@ export class Arena implements TensorHost {
     try {
       step();
     } catch (error) {
-      const tape = this.lib.fn.rkv_record_end(this.handle);
-      if (tape > 0) this.lib.fn.rkv_close(tape);
+      this.lib.fn.rkv_record_end(this.handle); // what was noted goes with the arena
       throw error;
     }
     return new Tape(this.lib, this.lib.call("recordEnd", this.lib.fn.rkv_record_end(this.handle)));
@@ -188,7 +187,7 @@ export class Arena implements TensorHost {
 
   /** Resolves when everything enqueued so far has run: true, or false when `cancel` cut it short. Throws what poisoned the arena. */
   async fence(): Promise<boolean> {
-    return this.#settle(await this.lib.finished(this.lib.call("fence", this.lib.fn.rkv_fence(this.handle))));
+    return this.#settle(await this.lib.finished(this.device.handle, this.lib.call("fence", this.lib.fn.rkv_fence(this.handle))));
   }
 
   /** While on, ops of this arena end at their next piece and later ones are skipped. */
@@ -212,14 +211,14 @@ export class Arena implements TensorHost {
     const width = tensor.dtype === "q8" ? tensor.shape.at(-1)! : 1;
     const bytes = new Uint8Array((count / width) * rowBytes(tensor.dtype, width));
     const job = this.lib.call("read", this.lib.fn.rkv_read(tensor.handle, offset, count));
-    const code = await this.lib.finished(job);
+    const code = await this.lib.finished(this.device.handle, job);
     this.lib.call("take", this.lib.fn.rkv_take(job, bytes, bytes.length));
     if (!this.#settle(code)) throw new RecallError("RKV_CANCELLED", "read", "Cannot read: the work before it was cancelled");
     return bytes;
   }
 
-  commit(tensor: Tensor, rows: number): void {
-    this.lib.call("commit", this.lib.fn.rkv_commit(tensor.handle, rows));
+  commit(tensor: Tensor, rows: number, slot: number): void {
+    this.lib.call("commit", this.lib.fn.rkv_commit(tensor.handle, slot, rows));
   }
 
   release(tensor: Tensor, slot: number, row: number): void {

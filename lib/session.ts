@@ -293,7 +293,7 @@ export class Session {
       const length = tokens.length % this.chunk === 0 || done > 0 ? this.chunk : tokens.length % this.chunk;
       const part = tokens.slice(done, done + length);
       const begin = held.tokens.length;
-      this.#commit(begin + length);
+      this.#commit(slot, begin + length);
       this.#blockToken.write(Int32Array.from(part));
       this.#blockPosition.write(Int32Array.from(part, (_, i) => begin + i));
       const a = this.#block;
@@ -348,7 +348,7 @@ export class Session {
       const held = this.#held[slot];
       if (held.tokens.length >= this.capacity) this.#refuseLength(held.tokens.length + 1);
       active[slot] = 1;
-      this.#commit(held.tokens.length + 1);
+      this.#commit(slot, held.tokens.length + 1);
     }
     if (active.some((on, slot) => on !== this.#active[slot])) this.#state.active.write(active);
     this.#active = active;
@@ -412,8 +412,8 @@ export class Session {
     });
   }
 
-  #commit(rows: number): void {
-    for (const layer of this.#layers) layer.rows.commit(rows);
+  #commit(slot: number, rows: number): void {
+    for (const layer of this.#layers) layer.rows.commit(slot, rows);
   }
 
   #checkTokens(tokens: readonly number[], length: number): void {

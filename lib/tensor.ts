@@ -5,7 +5,7 @@ import type { DType, TensorData } from "./types.ts";
 export interface TensorHost {
   write(tensor: Tensor, data: ArrayBufferView, offset: number): void;
   read(tensor: Tensor, offset: number, count: number): Promise<Uint8Array<ArrayBuffer>>;
-  commit(tensor: Tensor, rows: number): void;
+  commit(tensor: Tensor, rows: number, slot: number): void;
   release(tensor: Tensor, slot: number, row: number): void;
 }
 
@@ -33,9 +33,9 @@ export class Tensor {
     return asData(this.dtype, bytes);
   }
 
-  /** Commits memory for `rows` rows (second-to-last dimension) of every plane. Throws RecallError `RKV_MEMORY`. */
-  commit(rows: number): void {
-    this.host.commit(this, rows);
+  /** Commits memory for `rows` rows (second-to-last dimension) of every plane of a slot, or of all slots. Throws RecallError `RKV_MEMORY`. */
+  commit(rows: number, slot = -1): void {
+    this.host.commit(this, rows, slot);
   }
 
   /** Gives back the memory of rows from `row` on in the planes of one slot. */

@@ -64,7 +64,7 @@ export class Rows {
   readonly capacity: number;
   readonly scale: number;
   readonly budget: number;
-  #committed = 0;
+  readonly #committed: number[];
 
   constructor(arena: Arena, readonly layer: number, shape: RowsShape, state: StepState) {
     const { slots, heads, kvHeads, headDim, capacity, dtype } = shape;
@@ -73,6 +73,8 @@ export class Rows {
     this.position = arena.tensor("i32", [slots, kvHeads, capacity]);
     this.active = state.active;
     this.handle = arena.rows([this.keys, this.values, this.position, state.rowEnd, state.tailBegin, state.active, state.attended], layer);
+    this.#committed = new Array<number>(slots).fill(0);
+    this.position.commit(kvHeads);
     this.slots = slots;
     this.heads = heads;
     this.kvHeads = kvHeads;
@@ -87,12 +89,12 @@ export class Rows {
     return 2 * this.keys.rowBytes;
   }
 
-  /** Commits memory for `rows` rows, in steps of 512 so that it is asked for rarely. Throws RecallError `RKV_MEMORY`. */
-  commit(rows: number): void {
-    if (rows <= this.#committed) return;
+  /** Commits memory for `rows` rows of a slot, in steps of 512 so that it is asked for rarely. Throws RecallError `RKV_MEMORY`. */
+  commit(slot: number, rows: number): void {
+    if (rows <= this.#committed[slot]) return;
     const wanted = Math.min(this.capacity, Math.ceil(rows / 512) * 512);
-    for (const tensor of [this.keys, this.values, this.position]) tensor.commit(tensor === this.position ? this.kvHeads : wanted);
-    this.#committed = wanted;
+    for (const tensor of [this.keys, this.values]) tensor.commit(wanted, slot);
+    this.#committed[slot] = wanted;
   }
 }
 
