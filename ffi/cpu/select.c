@@ -2,6 +2,7 @@
  * of a step (hundreds to a few thousand candidates) it takes microseconds, and handing over smaller pieces would cost as much. */
 #include "cpu.h"
 #include "dots.h"
+#include "ranking.h"
 
 static int32_t is_active(const rkv_view *active, int32_t slot) { return ((const int32_t *)active->data)[slot]; }
 
@@ -34,29 +35,6 @@ static void centroid_logits(float *logits, int32_t stride, const float *q, int32
   }
 }
 
-/* scores (+)= softmax(scale * logits); logits are overwritten. Nothing to choose from leaves scores as they are. */
-static void add_softmax(float *scores, float *logits, int32_t count, float scale, int32_t add) {
-  rkv_vec top = rkv_set1(-INFINITY), sum = {0};
-  for (int32_t c = 0; c < count; c += RKV_LANES) {
-    const rkv_vec x = rkv_load(logits + c) * rkv_set1(scale);
-    rkv_store(logits + c, x);
-    top = rkv_max(x, top);
-  }
-  const rkv_vec most = rkv_set1(rkv_max_lane(top));
-  for (int32_t c = 0; c < count; c += RKV_LANES) {
-    const rkv_vec x = rkv_exp(rkv_load(logits + c) - most);
-    rkv_store(logits + c, x);
-    sum += x;
-  }
-  const rkv_vec inverse = rkv_set1(1 / rkv_sum(sum));
-  for (int32_t c = 0; c < count; c += RKV_LANES) {
-    const int32_t n = rkv_min_int(RKV_LANES, count - c);
-    const rkv_vec x = rkv_load(logits + c) * inverse;
-    if (n == RKV_LANES) rkv_store(scores + c, add ? rkv_load(scores + c) + x : x);
-    else rkv_store_part(scores + c, add ? rkv_load_part(scores + c, n) + x : x, n);
-  }
-}
-
 void RKV_FN(rkv_centroid_scores_run)(const void *args, int32_t stage, int32_t piece, void *scratch) {
   (void)stage;
   const rkv_centroid_scores_args *a = args;
@@ -77,7 +55,7 @@ void RKV_FN(rkv_centroid_scores_run)(const void *args, int32_t stage, int32_t pi
     const int32_t now = rkv_min_int(together, queries - first);
     centroid_logits(logits, stride, q + (int64_t)first * dim, now, centroids, radius, a->bound, offsets, count, dim);
     for (int32_t g = 0; g < now; g++) {
-      if (n == kv_heads) add_softmax(scores, logits + (int64_t)g * stride, count, a->scale, first + g > 0);
+      if (n == kv_heads) rkv_add_softmax(scores, logits + (int64_t)g * stride, count, a->scale, first + g > 0);
       else memcpy(scores, logits, (size_t)count * 4);
     }
   }
@@ -86,64 +64,34 @@ void RKV_FN(rkv_centroid_scores_run)(const void *args, int32_t stage, int32_t pi
 }
 
 /* ---- topk: a row of scores per piece ------------------------------------------------------------------------------------------------
- * Which: the score of rank k, digit by digit, by counting. In what order: a stable radix sort of the ids that are at least as good. Both
- * work on a number that is smaller for a better score; ids come in ascending order and so break ties. */
+ * Which: those at least as good as the k-th (ranking.h). In what order: a stable radix sort of their ids, which come in ascending order and
+ * so break ties. */
 
 #define SORTED (1 << 17) /* ids ordered at a time: what scratch holds; a longer order is made of such runs */
 
 typedef struct {
   uint32_t counts[4][256];
+  uint32_t digits[RKV_DIGITS];
   int32_t ids[SORTED];
 } topk_scratch;
-
-#define NEVER 0xffffffffu /* the rank of -inf and NaN */
-static uint32_t rank_of(float score) {
-  uint32_t bits;
-  if (!(score > -INFINITY)) return NEVER;
-  score += 0.0f; /* -0 is 0 */
-  memcpy(&bits, &score, 4);
-  return bits & 0x80000000u ? bits : ~bits & 0x7fffffffu;
-}
-
-/* The place of a candidate in the order: rank, then id. */
-typedef struct { uint32_t rank; int32_t id; } place;
-static int32_t is_after(place a, place b) { return a.rank > b.rank || (a.rank == b.rank && a.id > b.id); }
-
-/* The rank of the k-th best (k >= 1) after `from`, and in *ties how many of that rank belong to the first k. NEVER when there are fewer. */
-static uint32_t rank_of_kth(uint32_t *counts /*[256]*/, const float *scores, int32_t width, place from, int32_t k, int32_t *ties) {
-  uint32_t prefix = 0;
-  for (int32_t shift = 24; shift >= 0; shift -= 8) {
-    memset(counts, 0, 256 * 4);
-    for (int32_t i = 0; i < width; i++) {
-      const uint32_t rank = rank_of(scores[i]);
-      if (rank != NEVER && is_after((place){rank, i}, from) && (shift == 24 || rank >> (shift + 8) == prefix)) counts[rank >> shift & 255]++;
-    }
-    uint32_t digit = 0;
-    for (; digit < 256 && (uint32_t)k > counts[digit]; digit++) k -= (int32_t)counts[digit];
-    if (digit == 256) return NEVER; /* only at the first digit */
-    prefix = prefix << 8 | digit;
-  }
-  *ties = k;
-  return prefix;
-}
 
 /* Sorts n ids by rank, stably; digits that all ids share are skipped. */
 static void sort_ids(topk_scratch *s, int32_t *ids, int32_t n, const float *scores) {
   memset(s->counts, 0, sizeof s->counts);
   for (int32_t i = 0; i < n; i++) {
-    const uint32_t rank = rank_of(scores[ids[i]]);
+    const uint32_t rank = rkv_rank_of(scores[ids[i]]);
     for (int32_t d = 0; d < 4; d++) s->counts[d][rank >> 8 * d & 255]++;
   }
   int32_t *from = ids, *to = s->ids;
   for (int32_t d = 0; d < 4 && n; d++) {
     uint32_t *at = s->counts[d], sum = 0;
-    if (at[rank_of(scores[ids[0]]) >> 8 * d & 255] == (uint32_t)n) continue;
+    if (at[rkv_rank_of(scores[ids[0]]) >> 8 * d & 255] == (uint32_t)n) continue;
     for (int32_t i = 0; i < 256; i++) {
       const uint32_t count = at[i];
       at[i] = sum;
       sum += count;
     }
-    for (int32_t i = 0; i < n; i++) to[at[rank_of(scores[from[i]]) >> 8 * d & 255]++] = from[i];
+    for (int32_t i = 0; i < n; i++) to[at[rkv_rank_of(scores[from[i]]) >> 8 * d & 255]++] = from[i];
     int32_t *const swap = from;
     from = to;
     to = swap;
@@ -164,15 +112,15 @@ void RKV_FN(rkv_topk_run)(const void *args, int32_t stage, int32_t piece, void *
   topk_scratch *s = scratch;
   const float *scores = (const float *)a->scores.data + (int64_t)piece * width;
   int32_t *order = (int32_t *)a->order.data + (int64_t)piece * k, done = 0;
-  place from = {0, -1};
+  rkv_place from = {0, -1};
   while (done < k) {
     const int32_t wanted = rkv_min_int(SORTED, k - done);
     int32_t ties = 0, n = 0;
-    const uint32_t last = wanted < width ? rank_of_kth(s->counts[0], scores, width, from, wanted, &ties) : NEVER;
+    const uint32_t last = wanted < width ? rkv_rank_of_kth(s->digits, scores, width, from, wanted, &ties) : RKV_NO_RANK;
     for (int32_t i = 0; i < width; i++) {
-      const uint32_t rank = rank_of(scores[i]);
-      if (rank < last || (rank == last && rank != NEVER && ties > 0)) {
-        if (!is_after((place){rank, i}, from)) continue;
+      const uint32_t rank = rkv_rank_of(scores[i]);
+      if (rank < last || (rank == last && rank != RKV_NO_RANK && ties > 0)) {
+        if (!rkv_is_after((rkv_place){rank, i}, from)) continue;
         ties -= rank == last;
         order[done + n++] = i;
       }
@@ -180,7 +128,7 @@ void RKV_FN(rkv_topk_run)(const void *args, int32_t stage, int32_t piece, void *
     sort_ids(s, order + done, n, scores);
     if (!n) break;
     done += n;
-    from = (place){rank_of(scores[order[done - 1]]), order[done - 1]};
+    from = (rkv_place){rkv_rank_of(scores[order[done - 1]]), order[done - 1]};
   }
   memset(order + done, 0xff, (size_t)(k - done) * 4);
 }
