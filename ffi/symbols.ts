@@ -80,7 +80,7 @@ export const symbols = {
   rkv_group: ["i32", "i32", "i32", "i32", "i32", "buf"],
   rkv_centroid_means: ["i32", "i32", "i32", "i32", "i32", "i32", "buf"],
   rkv_permute_rows: ["i32", "i32", "i32", "i32", "buf"],
-  rkv_centroid_scores: ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "f32"],
+  rkv_centroid_scores: ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "f32", "f32"],
   rkv_topk: ["i32", "i32", "i32", "i32"],
   rkv_fill_budget: ["i32", "i32", "i32", "i32", "i32"],
   rkv_gather_rows: ["i32", "i32", "i32", "i32"],

@@ -76,7 +76,10 @@ typedef struct {
 
 typedef enum { ENTRY_OP, ENTRY_WRITE, ENTRY_READ, ENTRY_FENCE, ENTRY_REPLAY, ENTRY_RELEASE, ENTRY_DISCARD, ENTRY_FREE_ARENA, ENTRY_FREE_FILE, ENTRY_STOP } rkv_entry_kind;
 
-#define RKV_ARGS 256 /* bytes of the largest op */
+#define RKV_ARGS 448 /* bytes of the largest op; the assertions below hold it */
+#define X(name) _Static_assert(sizeof(rkv_##name##_args) <= RKV_ARGS, "RKV_ARGS is too small for " #name);
+RKV_OPS(X)
+#undef X
 typedef struct rkv_entry {
   rkv_arena_object *arena;
   rkv_entry_kind kind;
