@@ -1,5 +1,12 @@
 /** recallkv: long contexts from TypeScript, over a KV cache that is read only where it matters. */
-export { type FinishReason, generate, type GenerateOptions, type GenerateResult, type GenerateStats, type Generation } from "./lib/generate.ts";
+export {
+  type FinishReason,
+  generate,
+  type GenerateOptions,
+  type GenerateResult,
+  type GenerateStats,
+  type Generation,
+} from "./lib/generate.ts";
 export { load, type LoadedModel, type LoadOptions } from "./lib/model.ts";
 export { type DecodedToken, type DecodeOptions, type PrefillOptions, type Session, type SessionOptions } from "./lib/session.ts";
 export { type Mark } from "./lib/kv/mark.ts";

@@ -19,7 +19,11 @@ function places(): string[] {
   if (named) return [named];
   const platform = platforms[`${process.platform}-${process.arch}`];
   if (!platform) {
-    throw new RecallError("RKV_DEVICE", "load", `Cannot load recallkv: there is no library for ${process.platform}-${process.arch}, want ${Object.keys(platforms).join(", ")}`);
+    throw new RecallError(
+      "RKV_DEVICE",
+      "load",
+      `Cannot load recallkv: there is no library for ${process.platform}-${process.arch}, want ${Object.keys(platforms).join(", ")}`,
+    );
   }
   const [pack, file] = platform;
   let packaged: string[] = [];
@@ -35,10 +39,16 @@ export function loadLibrary(): Library {
   const tried = places();
   const path = tried.find((place) => existsSync(place));
   if (!path) {
-    throw new RecallError("RKV_FILE", "load", `Cannot load recallkv: its library is at none of ${tried.join(", ")} (npm run build makes it in a checkout)`);
+    throw new RecallError(
+      "RKV_FILE",
+      "load",
+      `Cannot load recallkv: its library is at none of ${tried.join(", ")} (npm run build makes it in a checkout)`,
+    );
   }
   const library = backend.open(path);
   const abi = library.fn.rkv_abi();
-  if (abi !== ABI) throw new RecallError("RKV_FILE", "load", `Cannot load recallkv: ${path} has ABI ${abi}, want ${ABI} (npm run build again)`);
+  if (abi !== ABI) {
+    throw new RecallError("RKV_FILE", "load", `Cannot load recallkv: ${path} has ABI ${abi}, want ${ABI} (npm run build again)`);
+  }
   return library;
 }

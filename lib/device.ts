@@ -35,7 +35,23 @@ export interface LayerSizes {
   ropeDim: number;
 }
 
-const LAYER_WEIGHTS = ["attnNorm", "q", "k", "v", "o", "qBias", "kBias", "vBias", "oBias", "qNorm", "kNorm", "ffnNorm", "gate", "up", "down"] as const;
+const LAYER_WEIGHTS = [
+  "attnNorm",
+  "q",
+  "k",
+  "v",
+  "o",
+  "qBias",
+  "kBias",
+  "vBias",
+  "oBias",
+  "qNorm",
+  "kNorm",
+  "ffnNorm",
+  "gate",
+  "up",
+  "down",
+] as const;
 export type LayerWeight = (typeof LAYER_WEIGHTS)[number];
 
 const encoder = new TextEncoder();
@@ -56,7 +72,9 @@ export function isas(): string[] {
 export function open(kind: "auto" | "cpu" | "cuda" = "auto", options: OpenOptions = {}): Promise<Device> {
   const lib = native();
   const { threads = 0, isa } = options;
-  if (!Number.isInteger(threads) || threads < 0) throw new RangeError(`Cannot open device: threads is ${threads}, want a whole number from 0`);
+  if (!Number.isInteger(threads) || threads < 0) {
+    throw new RangeError(`Cannot open device: threads is ${threads}, want a whole number from 0`);
+  }
   const place = isa === undefined ? 0 : isas().indexOf(isa);
   if (place < 0) throw new RangeError(`Cannot open device: isa is "${isa}", want one of ${isas().join(", ")}`);
   if (kind === "auto") {
@@ -209,7 +227,8 @@ export class Arena implements TensorHost {
 
   async read(tensor: Tensor, offset: number, count: number): Promise<Uint8Array<ArrayBuffer>> {
     const width = tensor.dtype === "q8" ? tensor.shape.at(-1)! : 1;
-    const bytes = new Uint8Array((count / width) * rowBytes(tensor.dtype, width));
+    const bytes = new Uint8Array(width === 0 ? 0 : (count / width) * rowBytes(tensor.dtype, width));
+    if (bytes.length === 0 && count === 0) return bytes; // an index of width 0 is legal, and so is reading it
     const job = this.lib.call("read", this.lib.fn.rkv_read(tensor.handle, offset, count));
     const code = await this.lib.finished(this.device.handle, job);
     this.lib.call("take", this.lib.fn.rkv_take(job, bytes, bytes.length));

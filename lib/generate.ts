@@ -70,7 +70,9 @@ export class Generation implements AsyncIterable<string>, PromiseLike<GenerateRe
 
   /** Pieces of text as they come. One iterator at a time: a second one is a TypeError. */
   [Symbol.asyncIterator](): AsyncGenerator<string, void, undefined> {
-    if (this.#pieces) throw new TypeError("Cannot iterate a generation twice: its pieces were taken already, want one loop (await it for the whole text)");
+    if (this.#pieces) {
+      throw new TypeError("Cannot iterate a generation twice: its pieces were taken already, want one loop (await it for the whole text)");
+    }
     this.#pieces = pieces(this.prompt, this.options, (result) => this.#result = result);
     return this.#pieces;
   }
@@ -84,7 +86,7 @@ export class Generation implements AsyncIterable<string>, PromiseLike<GenerateRe
   }
 
   async #drain(): Promise<GenerateResult> {
-    if (!this.#pieces) for await (const _ of this);
+    if (!this.#pieces) { for await (const _ of this); }
     if (!this.#result) {
       throw new TypeError("Cannot await a generation while its pieces are being taken: want the loop ended first");
     }
@@ -92,9 +94,15 @@ export class Generation implements AsyncIterable<string>, PromiseLike<GenerateRe
   }
 }
 
-async function* pieces(prompt: string, options: GenerateOptions, finish: (result: GenerateResult) => void): AsyncGenerator<string, void, undefined> {
+async function* pieces(
+  prompt: string,
+  options: GenerateOptions,
+  finish: (result: GenerateResult) => void,
+): AsyncGenerator<string, void, undefined> {
   const { maxTokens = 256, signal, onProgress, onWarning } = options;
-  if (!Number.isInteger(maxTokens) || maxTokens < 1) throw new RangeError(`Cannot generate: maxTokens is ${maxTokens}, want a whole number from 1`);
+  if (!Number.isInteger(maxTokens) || maxTokens < 1) {
+    throw new RangeError(`Cannot generate: maxTokens is ${maxTokens}, want a whole number from 1`);
+  }
   const model = await pickModel(options);
   const { tokenizer, shape } = model;
   const promptTokens = tokenizer.encode(prompt, { bos: shape.addBos });

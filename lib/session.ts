@@ -109,7 +109,16 @@ export class Session {
     this.#device = device;
 
     const { heads, kvHeads, headDim, layers } = shape;
-    const rowsShape: RowsShape = { slots, heads, kvHeads, headDim, capacity, dtype: this.kvDtype, scale: 1 / Math.sqrt(headDim), budget: this.budget };
+    const rowsShape: RowsShape = {
+      slots,
+      heads,
+      kvHeads,
+      headDim,
+      capacity,
+      dtype: this.kvDtype,
+      scale: 1 / Math.sqrt(headDim),
+      budget: this.budget,
+    };
     const rowBytes = layers * reservedBytes(rowsShape);
     this.#arena = device.arena(3 * rowBytes + 4 * slots * shape.vocab + (1 << 30));
     const arena = this.#arena;
@@ -365,7 +374,7 @@ export class Session {
 
   /** Builds every segment that is complete. `ended`: the prompt has ended. */
   #build(slot: number, ended: boolean): void {
-    this.#layers.forEach(({ rows, policy, sink }, l) => {
+    this.#layers.forEach(({ policy, sink }, l) => {
       if (policy === everyRow || !policy.build || !policy.due) return;
       const layer = this.#held[slot].layers[l];
       for (;;) {
@@ -419,7 +428,9 @@ export class Session {
   #checkTokens(tokens: readonly number[], length: number): void {
     const { vocab } = this.model.shape;
     const unknown = tokens.find((token) => !Number.isInteger(token) || token < 0 || token >= vocab);
-    if (unknown !== undefined) throw new RangeError(`Cannot prefill: token ${unknown} is not in the vocabulary, want 0 to ${count(vocab - 1)}`);
+    if (unknown !== undefined) {
+      throw new RangeError(`Cannot prefill: token ${unknown} is not in the vocabulary, want 0 to ${count(vocab - 1)}`);
+    }
     if (length > this.capacity) this.#refuseLength(length);
   }
 
@@ -434,7 +445,9 @@ export class Session {
 
   #idle(action: string): void {
     if (this.#closed) throw new RecallError("RKV_STALE", action, `Cannot ${action}: the session was disposed`);
-    if (this.#busy) throw new RecallError("RKV_BUSY", action, `Cannot ${action}: the session is busy with ${this.#busy}, want it awaited first`);
+    if (this.#busy) {
+      throw new RecallError("RKV_BUSY", action, `Cannot ${action}: the session is busy with ${this.#busy}, want it awaited first`);
+    }
   }
 
   #enter(action: string): void {

@@ -190,7 +190,7 @@ int32_t rkv_attend(int32_t attended, int32_t lse, int32_t q, int32_t rows, int32
     SHAPE(&c, &a.lse, "lse", slots, l->heads);
     SHAPE(&c, &a.q, "q", slots, l->heads, l->head_dim);
     SHAPE(&c, &a.index, "index", slots, per_head ? l->heads : l->kv_heads, ANY);
-    rkv_check_range(&c, "sink", sink, 0, a.rows->capacity);
+    rkv_check_range(&c, "sink", sink, 0, INT32_MAX);
     int64_t pieces = ((int64_t)a.rows->capacity + RKV_PIECE - 1) / RKV_PIECE + 2;
     rkv_check_work(&c, &a.work, (int64_t)slots * l->heads * pieces * (l->head_dim + 2));
   }

@@ -34,7 +34,9 @@ const CONTEXT = 1900;
 const ANSWER = 40;
 
 /** Runs the demo, prints it, and returns what `--json` writes. */
-export async function demo({ seed, documents: wanted, json, print }: DemoOptions): Promise<{ model: string; context: number; n: number; rows: DemoRow[] }> {
+export async function demo(
+  { seed, documents: wanted, json, print }: DemoOptions,
+): Promise<{ model: string; context: number; n: number; rows: DemoRow[] }> {
   using model = await load(shippedModel());
   const documents = await writeDocuments(model, seed, wanted);
   const n = documents.length * FACTS;
@@ -74,7 +76,12 @@ async function writeDocuments(model: LoadedModel, seed: number, wanted: number):
 }
 
 /** Reads every document under a policy, asks its questions, and counts the answers whose text is right. */
-async function ask(model: LoadedModel, documents: readonly FactDocument[], policy: Policy, print: (line: string) => void): Promise<Omit<DemoRow, "tokensPerCluster" | "exempt">> {
+async function ask(
+  model: LoadedModel,
+  documents: readonly FactDocument[],
+  policy: Policy,
+  print: (line: string) => void,
+): Promise<Omit<DemoRow, "tokensPerCluster" | "exempt">> {
   const { tokenizer } = model;
   using session = model.session({ kv: policy });
   const before = await session.attended();
@@ -84,7 +91,12 @@ async function ask(model: LoadedModel, documents: readonly FactDocument[], polic
     await session.prefill([...special(model, "<|bos|>"), ...tokenizer.encode(text)]);
     const document = session.mark();
     for (const { question, statement } of facts) {
-      const prompt = [...special(model, "<|user|>"), ...tokenizer.encode(question), ...special(model, "<|end|>"), ...special(model, "<|assistant|>")];
+      const prompt = [
+        ...special(model, "<|user|>"),
+        ...tokenizer.encode(question),
+        ...special(model, "<|end|>"),
+        ...special(model, "<|assistant|>"),
+      ];
       await session.prefill(prompt, { query: "sparse" });
       const began = performance.now();
       const answer: number[] = [];
@@ -131,5 +143,12 @@ export function format({ n, rows }: { n: number; rows: readonly DemoRow[] }): st
   });
   const widths = head.map((_, i) => Math.max(...[head, ...body].map((cells) => cells[i].length)));
   const line = (cells: readonly string[]) => cells.map((cell, i) => i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i])).join("  ");
-  return ["", line(head), line(widths.map((width) => "-".repeat(width))), ...body.map(line), "", "Rows read: per head and step, means over all layers, exempt ones included."];
+  return [
+    "",
+    line(head),
+    line(widths.map((width) => "-".repeat(width))),
+    ...body.map(line),
+    "",
+    "Rows read: per head and step, means over all layers, exempt ones included.",
+  ];
 }

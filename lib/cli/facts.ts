@@ -44,7 +44,14 @@ function draw<T>(list: T[], next: Random): T {
 
 /** `count` facts of mixed kinds whose keys share no word. */
 export function drawFacts(words: Words, count: number, next: Random): Fact[] {
-  const [adjectives, nouns, names, cities, things, jobs] = [words.adjectives, words.nouns, words.names, words.cities, words.things, words.jobs]
+  const [adjectives, nouns, names, cities, things, jobs] = [
+    words.adjectives,
+    words.nouns,
+    words.names,
+    words.cities,
+    words.things,
+    words.jobs,
+  ]
     .map((list) => [...list]);
   const kinds: (() => Fact)[] = [
     () => {
@@ -94,6 +101,8 @@ export function writeDocument(
 
 /** Word lists and prose of a shipped model. */
 export async function readDemo(directory: string): Promise<{ words: Words; prose: readonly (readonly string[])[] }> {
-  const [words, prose] = await Promise.all(["facts.json", "prose.json"].map(async (name) => JSON.parse(await readFile(join(directory, name), "utf8"))));
+  const [words, prose] = await Promise.all(
+    ["facts.json", "prose.json"].map(async (name) => JSON.parse(await readFile(join(directory, name), "utf8"))),
+  );
   return { words, prose };
 }

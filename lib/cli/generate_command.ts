@@ -24,7 +24,12 @@ export async function runGenerate(args: readonly string[]): Promise<void> {
   process.once("SIGINT", interrupt); // the second one ends the program
   const progress = showProgress(process.stderr.isTTY === true);
   try {
-    using model = await load(values.model, { device, threads: whole("threads", values.threads, 1), signal: stop.signal, onProgress: progress });
+    using model = await load(values.model, {
+      device,
+      threads: whole("threads", values.threads, 1),
+      signal: stop.signal,
+      onProgress: progress,
+    });
     const generation = generate(prompt, { model, kv, kvDtype, maxTokens, signal: stop.signal, onProgress: progress });
     if (!switches.json) {
       for await (const piece of generation) process.stdout.write(piece);

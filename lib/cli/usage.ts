@@ -27,7 +27,9 @@ export function options(
 export function whole(name: string, value: string | undefined, least: number): number | undefined {
   if (value === undefined) return undefined;
   const number = Number(value);
-  if (value.trim() === "" || !Number.isInteger(number) || number < least) throw new Usage(`--${name} is "${value}", want a whole number from ${least}`);
+  if (value.trim() === "" || !Number.isInteger(number) || number < least) {
+    throw new Usage(`--${name} is "${value}", want a whole number from ${least}`);
+  }
   return number;
 }
 

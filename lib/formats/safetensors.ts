@@ -45,7 +45,10 @@ async function readHeader(path: string, file: number): Promise<TensorSpan[]> {
     const length = Number(new DataView(head.buffer).getBigUint64(0, true));
     begin = 8 + length;
     if (length > MOST_HEADER || begin > size) {
-      throw new FormatError(path, `its header ends at byte ${count(begin)} but the file has ${count(size)} (is it a safetensors file, and whole?)`);
+      throw new FormatError(
+        path,
+        `its header ends at byte ${count(begin)} but the file has ${count(size)} (is it a safetensors file, and whole?)`,
+      );
     }
     const bytes = new Uint8Array(length);
     await handle.read(bytes, 0, length, 8);
@@ -76,13 +79,18 @@ function spanOf(path: string, file: number, name: string, entry: unknown, begin:
   const { dtype, shape, data_offsets: offsets } = (entry ?? {}) as { dtype?: unknown; shape?: unknown; data_offsets?: unknown };
   const type = typeof dtype === "string" ? types[dtype] : undefined;
   if (!type) throw new FormatError(path, `tensor ${name} is ${JSON.stringify(dtype)}, want one of ${Object.keys(types).join(", ")}`);
-  if (!isCounts(shape) || shape.length > 4) throw new FormatError(path, `tensor ${name} has the shape ${JSON.stringify(shape)}, want up to 4 whole numbers`);
+  if (!isCounts(shape) || shape.length > 4) {
+    throw new FormatError(path, `tensor ${name} has the shape ${JSON.stringify(shape)}, want up to 4 whole numbers`);
+  }
   if (!isCounts(offsets) || offsets.length !== 2 || offsets[0] > offsets[1]) {
     throw new FormatError(path, `tensor ${name} has data_offsets ${JSON.stringify(offsets)}, want a begin and an end`);
   }
   const bytes = bytesOf(type, shape);
   if (offsets[1] - offsets[0] !== bytes) {
-    throw new FormatError(path, `tensor ${name} has ${count(offsets[1] - offsets[0])} bytes, want ${count(bytes)} for ${dtype} [${shape.join(", ")}]`);
+    throw new FormatError(
+      path,
+      `tensor ${name} has ${count(offsets[1] - offsets[0])} bytes, want ${count(bytes)} for ${dtype} [${shape.join(", ")}]`,
+    );
   }
   if (begin + offsets[1] > size) {
     throw new FormatError(path, `tensor ${name} ends at byte ${count(begin + offsets[1])} but the file has ${count(size)}`);

@@ -18,7 +18,9 @@ export class SessionAllocator implements Allocator {
   }
 
   tensor(dtype: DType, shape: readonly number[]): Tensor {
-    if (shape[0] !== this.slots) throw new RangeError(`Cannot allocate policy state: its first dimension is ${shape[0]}, want ${this.slots} (slots)`);
+    if (shape[0] !== this.slots) {
+      throw new RangeError(`Cannot allocate policy state: its first dimension is ${shape[0]}, want ${this.slots} (slots)`);
+    }
     const tensor = this.#committed(dtype, shape);
     this.state.push(tensor);
     return tensor;

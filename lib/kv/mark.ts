@@ -23,7 +23,14 @@ export class Mark {
   readonly #state: SlotState;
 
   /** Enqueues the copies. `state`: tensors whose first dimension is `slots`. */
-  constructor(device: Device, k: Kernels, readonly slot: number, held: SlotState, state: readonly Tensor[], layers: readonly SessionLayer[]) {
+  constructor(
+    device: Device,
+    k: Kernels,
+    readonly slot: number,
+    held: SlotState,
+    state: readonly Tensor[],
+    layers: readonly SessionLayer[],
+  ) {
     this.#state = cloneSlot(held);
     const runs = [...state.map((tensor) => slotRun(tensor, slot)), ...layers.flatMap((layer, l) => unbuiltRuns(layer, slot, held, l))];
     const bytes = runs.reduce((sum, { tensor, rows }) => sum + rows * bytesOfRow(tensor) + 4096, 1 << 20);

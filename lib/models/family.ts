@@ -18,9 +18,22 @@ export interface Family {
 
 /** Fields that every family reads. */
 export const commonFields = [
-  "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-  "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "max_position_embeddings", "tie_word_embeddings",
-  "bos_token_id", "eos_token_id", "pad_token_id",
+  "vocab_size",
+  "hidden_size",
+  "intermediate_size",
+  "num_hidden_layers",
+  "num_attention_heads",
+  "num_key_value_heads",
+  "head_dim",
+  "rms_norm_eps",
+  "rope_theta",
+  "rope_scaling",
+  "rope_parameters",
+  "max_position_embeddings",
+  "tie_word_embeddings",
+  "bos_token_id",
+  "eos_token_id",
+  "pad_token_id",
 ] as const; // deno-fmt-ignore
 
 /** Fields that change nothing of what a forward pass computes. */
@@ -54,10 +67,16 @@ export function checkConfig(file: string, config: Config, family: Family): void 
     const values = family.only[field];
     if (values) {
       if (!values.includes(value)) {
-        throw new FormatError(file, `${field} is ${JSON.stringify(value)}, supported with ${family.name}: ${values.map((v) => JSON.stringify(v)).join(", ")}`);
+        throw new FormatError(
+          file,
+          `${field} is ${JSON.stringify(value)}, supported with ${family.name}: ${values.map((v) => JSON.stringify(v)).join(", ")}`,
+        );
       }
     } else if (![...commonFields, ...idleFields, ...family.known].includes(field)) {
-      throw new FormatError(file, `config field ${field} (${JSON.stringify(value)}) is not known to change nothing, so it is refused with ${family.name}`);
+      throw new FormatError(
+        file,
+        `config field ${field} (${JSON.stringify(value)}) is not known to change nothing, so it is refused with ${family.name}`,
+      );
     }
   }
 }
@@ -77,8 +96,21 @@ export function findWeights(file: string, checkpoint: Checkpoint, shape: ModelSh
     return span;
   };
   const shapes: Record<keyof LayerWeights, readonly number[]> = {
-    attnNorm: [hidden], q: [q, hidden], k: [kv, hidden], v: [kv, hidden], o: [hidden, q], qBias: [q], kBias: [kv], vBias: [kv], oBias: [hidden],
-    qNorm: [headDim], kNorm: [headDim], ffnNorm: [hidden], gate: [intermediate, hidden], up: [intermediate, hidden], down: [hidden, intermediate],
+    attnNorm: [hidden],
+    q: [q, hidden],
+    k: [kv, hidden],
+    v: [kv, hidden],
+    o: [hidden, q],
+    qBias: [q],
+    kBias: [kv],
+    vBias: [kv],
+    oBias: [hidden],
+    qNorm: [headDim],
+    kNorm: [headDim],
+    ffnNorm: [hidden],
+    gate: [intermediate, hidden],
+    up: [intermediate, hidden],
+    down: [hidden, intermediate],
   }; // deno-fmt-ignore
   const optional = new Set<string>(["qBias", "kBias", "vBias", "oBias", "qNorm", "kNorm"].filter((name) => !family.extras.includes(name as never)));
   const layers = Array.from({ length: shape.layers }, (_, l) =>

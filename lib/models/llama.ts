@@ -4,6 +4,13 @@ import type { Family } from "./family.ts";
 export const llama: Family = {
   name: "llama",
   extras: [],
-  only: { hidden_act: ["silu"], attention_bias: [false], mlp_bias: [false], pretraining_tp: [1], attention_multiplier: [1], logits_scaling: [1] },
+  only: {
+    hidden_act: ["silu"],
+    attention_bias: [false],
+    mlp_bias: [false],
+    pretraining_tp: [1],
+    attention_multiplier: [1],
+    logits_scaling: [1],
+  },
   known: [],
 };

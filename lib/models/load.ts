@@ -60,10 +60,14 @@ function shapeOf(file: string, config: Config, generation: Config, family: strin
   const kvHeads = whole("num_key_value_heads", config.num_key_value_heads, heads);
   const headDim = whole("head_dim", config.head_dim, hidden / heads);
   const layers = whole("num_hidden_layers", config.num_hidden_layers);
-  if (heads % kvHeads !== 0) throw new FormatError(file, `num_attention_heads is ${heads}, want a multiple of num_key_value_heads (${kvHeads})`);
+  if (heads % kvHeads !== 0) {
+    throw new FormatError(file, `num_attention_heads is ${heads}, want a multiple of num_key_value_heads (${kvHeads})`);
+  }
   if (headDim % 2 !== 0) throw new FormatError(file, `head_dim is ${headDim}, want an even number`);
   const eps = config.rms_norm_eps;
-  if (typeof eps !== "number" || !(eps > 0 && eps < 1)) throw new FormatError(file, `rms_norm_eps is ${JSON.stringify(eps)}, want a small positive number`);
+  if (typeof eps !== "number" || !(eps > 0 && eps < 1)) {
+    throw new FormatError(file, `rms_norm_eps is ${JSON.stringify(eps)}, want a small positive number`);
+  }
   const bos = config.bos_token_id ?? generation.bos_token_id ?? null;
   const eos = [generation.eos_token_id ?? config.eos_token_id ?? []].flat();
   return {

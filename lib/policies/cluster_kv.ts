@@ -18,7 +18,15 @@ export interface ClusterKVOptions {
   every: number;
 }
 
-const defaults: ClusterKVOptions = { budget: 1024, sink: 16, tokensPerCluster: 80, iterations: 20, exempt: [0, 1], segment: 8192, every: 320 };
+const defaults: ClusterKVOptions = {
+  budget: 1024,
+  sink: 16,
+  tokensPerCluster: 80,
+  iterations: 20,
+  exempt: [0, 1],
+  segment: 8192,
+  every: 320,
+};
 
 /**
  * ClusterKV (arXiv 2412.03213): keys are grouped into semantic clusters per KV head; a step ranks the clusters by their centroids (here

@@ -59,7 +59,9 @@ export function resolveBudget(budget: number | string, capacity: number): number
   const rows = typeof budget === "number" ? budget : fraction ? Math.round((capacity * Number(fraction[1])) / Number(fraction[2])) : NaN;
   if (!Number.isInteger(rows) || rows < 0 || rows > capacity) {
     throw new RangeError(
-      `Cannot use budget ${JSON.stringify(budget)}: want a whole number of rows from 0 to the capacity of ${capacity}, or a fraction such as "1/16"`,
+      `Cannot use budget ${
+        JSON.stringify(budget)
+      }: want a whole number of rows from 0 to the capacity of ${capacity}, or a fraction such as "1/16"`,
     );
   }
   return rows;

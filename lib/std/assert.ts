@@ -69,7 +69,12 @@ export function assertInstanceOf<E extends Error>(actual: unknown, expected: Err
   if (!(actual instanceof expected)) fail(message ?? `${actual} is no ${expected.name}`);
 }
 
-export function assertThrows<E extends Error = Error>(work: () => unknown, errorClass?: ErrorClass<E>, includes?: string, message?: string): E {
+export function assertThrows<E extends Error = Error>(
+  work: () => unknown,
+  errorClass?: ErrorClass<E>,
+  includes?: string,
+  message?: string,
+): E {
   let caught: unknown;
   try {
     work();

@@ -15,7 +15,8 @@ export interface ParseOptions {
 // deno-lint-ignore no-explicit-any -- the std's own result type
 export type Args = { _: (string | number)[]; [name: string]: any };
 
-const list = (names: string | readonly string[] | undefined): readonly string[] => names === undefined ? [] : typeof names === "string" ? [names] : names;
+const list = (names: string | readonly string[] | undefined): readonly string[] =>
+  names === undefined ? [] : typeof names === "string" ? [names] : names;
 
 export function parseArgs(args: readonly string[], options: ParseOptions = {}): Args {
   const [strings, booleans, collected, negatable] = [options.string, options.boolean, options.collect, options.negatable].map(list);

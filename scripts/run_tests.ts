@@ -1,0 +1,86 @@
+/**
+ * Runs every test under Bun, then under Deno, and closes with the true counts of both. Arguments name what to run:
+ * files or folders of tests/, and `--only TEXT` for tests whose name has TEXT (`npm test -- --only centroidScores`).
+ */
+import { spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+
+interface Outcome {
+  passed: number;
+  failed: number;
+  skipped: string[];
+  code: number;
+}
+
+const root = new URL("..", import.meta.url).pathname;
+const args = process.argv.slice(2);
+const at = args.indexOf("--only");
+const only = at < 0 ? undefined : args.splice(at, 2)[1];
+const places = args.length > 0 ? args : ["tests"];
+const scratch = mkdtempSync(join(tmpdir(), "recallkv-tests-"));
+
+/** Each runner writes JUnit: one <testcase> per test, groups not counted, so that both count alike. */
+function read(report: string, code: number): Outcome {
+  const text = readFileSync(report, "utf8");
+  const cases = [...text.matchAll(/<testcase\b([^>]*?)(\/>|>([\s\S]*?)<\/testcase>)/g)].map(([, head, , body = ""]) => ({ head, body }));
+  const leaves = cases.filter(({ head }) => !/classname="describe"/.test(head));
+  const name = (head: string) => /\bname="([^"]*)"/.exec(head)?.[1] ?? "?";
+  const skipped = leaves.filter(({ body }) => /<skipped/.test(body));
+  const failed = leaves.filter(({ body }) => /<(failure|error)/.test(body));
+  return {
+    passed: leaves.length - skipped.length - failed.length,
+    failed: failed.length,
+    skipped: skipped.map(({ head }) => name(head)),
+    code,
+  };
+}
+
+function run(tool: string, toolArgs: readonly string[]): Promise<number> {
+  return new Promise((resolve) => {
+    const child = spawn("sh", [join(root, "scripts/tool.sh"), tool, ...toolArgs], { cwd: root, stdio: "inherit" });
+    child.on("exit", (code) => resolve(code ?? 1));
+  });
+}
+
+function close(runner: string, { passed, failed, skipped }: Outcome): void {
+  console.log(`${runner}: ${passed} passed, ${failed} failed${skipped.length ? `, ${skipped.length} skipped` : ""}`);
+}
+
+const bunReport = join(scratch, "bun.xml");
+const filter = only === undefined ? [] : ["--test-name-pattern", only.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")];
+const bun = await run("bun", [
+  "test",
+  ...filter,
+  "--reporter=junit",
+  `--reporter-outfile=${bunReport}`,
+  "--only-failures",
+  ...places.map((place) => `./${place}`),
+])
+  .then((code) => read(bunReport, code));
+const denoReport = join(scratch, "deno.xml");
+const denoFilter = only === undefined ? [] : ["--filter", only];
+const deno = await run("deno", [
+  "test",
+  "--allow-ffi",
+  "--allow-read",
+  "--allow-write",
+  "--allow-env",
+  "--allow-run",
+  "--allow-sys",
+  "--no-check",
+  "--reporter=dot",
+  `--junit-path=${denoReport}`,
+  "--import-map=lib/std/import_map.json",
+  ...denoFilter,
+  ...places,
+]).then((code) => read(denoReport, code)); // deno-fmt-ignore
+rmSync(scratch, { recursive: true });
+
+console.log();
+for (const name of new Set([...bun.skipped, ...deno.skipped])) console.log(`skipped: ${name}`);
+close("bun", bun);
+close("deno", deno);
+process.exitCode = bun.code === 0 && deno.code === 0 && bun.failed + deno.failed === 0 && bun.passed > 0 && deno.passed > 0 ? 0 : 1;
