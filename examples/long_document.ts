@@ -6,11 +6,11 @@ using model = await load();
 const { tokenizer } = model;
 const control = (text: string) => tokenizer.encode(text, { special: true });
 
-const filler = "The road wound on between the hedges, and nobody spoke for a long while. ".repeat(60);
+const filler = "The road wound on between the hedges, and nobody spoke for a long while. ".repeat(30);
 const document = `${filler}The secret code for the amber falcon is 48213. ${filler}Clara lives in Porto. ${filler}`;
 const questions = ["What is the secret code for the amber falcon?", "Where does Clara live?"];
 
-using session = model.session({ kv: clusterKV({ budget: 160, tokensPerCluster: 16, exempt: [] }), capacity: 4096 });
+using session = model.session({ kv: clusterKV({ budget: 160, tokensPerCluster: 16, exempt: [] }) });
 await session.prefill([...control("<|bos|>"), ...tokenizer.encode(document)]);
 const read = session.mark();
 for (const question of questions) {

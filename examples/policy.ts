@@ -1,26 +1,40 @@
-// A KV policy of one's own: every n-th row of the past, beside sinks and a window. It runs on every device, replayed as it stands.
+// A KV policy of one's own: pages of neighbouring rows, ranked by the mean of their keys. It runs on every device, replayed as it stands.
 // bun run examples/policy.ts   |   deno run -A examples/policy.ts
-import { clusterKV, full, generate, type Policy } from "recallkv";
+import { clusterKV, full, generate, type Policy, slidingWindow } from "recallkv";
+import { allocateClusters } from "recallkv/cluster";
 
-const everyNth = (n: number, budget: number, window = 64): Policy => ({
-  name: "everyNth",
+const pageMeans = (page: number, budget: number): Policy => ({
+  name: "pageMeans",
   sink: 4,
   budget,
   layer(rows, memory) {
-    const index = memory.tensor("i32", [rows.slots, rows.kvHeads, rows.budget]);
-    const chosen = Int32Array.from({ length: index.elements }, (_, i) => 4 + (i % rows.budget) * n);
-    index.write(chosen); // rows that do not exist yet are skipped until they do
+    const pages = allocateClusters(memory, rows, page, page);
+    const index = memory.scratch("i32", [rows.slots, rows.kvHeads, rows.budget]);
     return {
-      select(k) {
-        k.setTail(rows.handle, 4, window);
+      due: (unbuilt) => Math.floor(unbuilt / page) * page,
+      build(k, { slot, begin, rows: count, earlier }) {
+        const first = earlier.reduce((sum, length) => sum + length, 0) / page;
+        const run = Int32Array.of(slot, begin, count, first, count / page);
+        const label = Int32Array.from({ length: count }, (_, i) => Math.floor(i / page));
+        for (let h = 0; h < rows.kvHeads; h++) pages.labels.write(label, (slot * rows.kvHeads + h) * rows.capacity + begin);
+        k.group(pages.order, pages.offsets, pages.labels, null, run);
+        k.centroidMeans(pages.centroids, rows.keys, pages.order, pages.offsets, null, run);
+        pages.count.write(Int32Array.of(first + count / page), slot);
+      },
+      select(k, q) {
+        k.centroidScores(pages.scores, q, pages.centroids, null, pages.offsets, pages.count, rows.active, rows.scale, 0);
+        k.topk(pages.ranked, pages.scores, rows.active);
+        k.fillBudget(index, pages.ranked, pages.offsets, rows.active);
         return { index };
       },
     };
   },
 });
 
-const prompt = "It was a bright cold morning, and the whole village had come down to the harbour to see the ship come in. ";
-for (const kv of [full(), clusterKV({ budget: 32, tokensPerCluster: 8, every: 32 }), everyNth(4, 32, 32)]) {
-  const { text, stats } = await generate(prompt, { kv, maxTokens: 80, capacity: 256 });
-  console.log(`${kv.name}: ${stats.attendedRows.total.toFixed(0)} rows a step\n  ${text.replaceAll("\n", " ")}\n`);
+const filler = "The road wound on between the hedges, and nobody spoke for a long while. ".repeat(20);
+const prompt = `<|bos|>${filler}Clara lives in Porto. ${filler}<|user|>Where does Clara live?<|end|><|assistant|>`;
+const clusters = clusterKV({ budget: 64, tokensPerCluster: 8, exempt: [], sink: 4, every: 32 });
+for (const kv of [full(), slidingWindow({ window: 80 }), clusters, pageMeans(8, 64)]) {
+  const { text, stats } = await generate(prompt, { kv, maxTokens: 20, special: true });
+  console.log(`${kv.name.padEnd(13)} ${stats.attendedRows.total.toFixed(0).padStart(5)} rows a step   ${text.trim()}`);
 }

@@ -15,6 +15,8 @@ export interface GenerateOptions {
   /** Most tokens of prompt and answer together; what the two need unless said. */
   capacity?: number;
   kvDtype?: KvDType;
+  /** Control tokens written in the prompt ("<|end|>") become control tokens; they stay text unless said. */
+  special?: boolean;
   signal?: AbortSignal;
   onProgress?: OnProgress;
   onWarning?: OnWarning;
@@ -105,7 +107,7 @@ async function* pieces(
   }
   const model = await pickModel(options);
   const { tokenizer, shape } = model;
-  const promptTokens = tokenizer.encode(prompt, { bos: shape.addBos });
+  const promptTokens = tokenizer.encode(prompt, { bos: shape.addBos && !options.special, special: options.special });
   const capacity = options.capacity ?? promptTokens.length + maxTokens;
   using session = new Session(model, { kv: options.kv, capacity, kvDtype: options.kvDtype, onWarning: onWarning ?? console.warn });
   const decoder = tokenizer.decoder();

@@ -201,7 +201,12 @@ export class Session {
         const seen = running.filter((slot) => this.#held[slot].next!.token !== null);
         if (seen.length > 0) this.#stepSlots(seen);
         const [tokens, logprobs] = await Promise.all([this.#state.token.read(), this.#state.logprob.read()]);
-        for (const slot of running) this.#held[slot].next = { token: tokens[slot] };
+        for (const slot of running) {
+          if (tokens[slot] < 0) {
+            throw new RecallError("RKV_NAN", "decode", `Cannot decode: no logit of slot ${slot} is a number, want sound weights`);
+          }
+          this.#held[slot].next = { token: tokens[slot] };
+        }
         yielded++;
         for (const slot of running) yield { slot, token: tokens[slot], logprob: logprobs[slot] };
         running = running.filter((slot) => !stop.includes(tokens[slot]) && this.#held[slot].tokens.length < this.capacity);

@@ -1,16 +1,19 @@
 /** Safetensors: an 8-byte length, a JSON header, then the bytes. Single files and sharded ones with an index. */
-import { open, readFile, stat } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { readFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
 import { count } from "../format.ts";
 import type { WeightType } from "../types.ts";
 import { bytesOf, type Checkpoint, FormatError, type TensorSpan } from "./checkpoint.ts";
+import { HeaderFile } from "./header_file.ts";
 
 const types: Readonly<Record<string, WeightType>> = { F32: "f32", F16: "f16", BF16: "bf16" };
 const MOST_HEADER = 100 * 1024 * 1024; // the format's own limit
 
 /** Reads the header of one file, or of all files of an index (`*.safetensors.index.json`). */
 export async function readSafetensors(path: string): Promise<Checkpoint> {
-  const files = path.endsWith(".index.json") ? await shards(path) : [path];
+  const map = path.endsWith(".index.json") ? await shards(path) : null;
+  const names = map ? [...new Set(map.values())].sort() : [basename(path)];
+  const files = names.map((name) => join(dirname(path), name));
   const tensors = new Map<string, TensorSpan>();
   for (const [place, file] of files.entries()) {
     for (const span of await readHeader(file, place)) {
@@ -18,45 +21,44 @@ export async function readSafetensors(path: string): Promise<Checkpoint> {
       tensors.set(span.name, span);
     }
   }
+  for (const [name, file] of map ?? []) {
+    const found = tensors.get(name);
+    if (!found || names[found.file] !== file) throw new FormatError(path, `tensor ${name} is not in ${file}, where its weight_map puts it`);
+  }
   return { files, tensors };
 }
 
-async function shards(index: string): Promise<string[]> {
-  const map = (parse(index, await readFile(index, "utf8"), "index") as { weight_map?: unknown }).weight_map;
+/** Tensor name -> file name. */
+async function shards(index: string): Promise<Map<string, string>> {
+  const text = await readFile(index, "utf8").catch((error) => {
+    throw new FormatError(index, error.code === "ENOENT" ? "it is not there" : String(error.message));
+  });
+  const map = (parse(index, text, "index") as { weight_map?: unknown }).weight_map;
   if (typeof map !== "object" || map === null) throw new FormatError(index, "it has no weight_map");
-  const names = [...new Set(Object.values(map))].sort();
-  for (const name of names) {
-    if (typeof name !== "string" || name.includes("/") || name.includes("\\")) {
-      throw new FormatError(index, `weight_map names ${JSON.stringify(name)}, want a file beside the index`);
+  const entries = Object.entries(map);
+  for (const [, file] of entries) {
+    if (typeof file !== "string" || file !== basename(file) || file.includes("\\")) {
+      throw new FormatError(index, `weight_map names ${JSON.stringify(file)}, want a file beside the index`);
     }
   }
-  return names.map((name) => join(dirname(index), name as string));
+  return new Map(entries as [string, string][]);
 }
 
-async function readHeader(path: string, file: number): Promise<TensorSpan[]> {
-  const size = (await stat(path)).size;
-  const handle = await open(path, "r");
-  let text: string;
-  let begin: number;
+async function readHeader(path: string, place: number): Promise<TensorSpan[]> {
+  const file = await HeaderFile.open(path);
   try {
-    const head = new Uint8Array(8);
+    const { size } = file;
     if (size < 8) throw new FormatError(path, `it has ${count(size)} bytes, want at least 8`);
-    await handle.read(head, 0, 8, 0);
-    const length = Number(new DataView(head.buffer).getBigUint64(0, true));
-    begin = 8 + length;
+    const length = Number(new DataView((await file.read(0, 8)).buffer).getBigUint64(0, true));
+    const begin = 8 + length;
     if (length > MOST_HEADER || begin > size) {
-      throw new FormatError(
-        path,
-        `its header ends at byte ${count(begin)} but the file has ${count(size)} (is it a safetensors file, and whole?)`,
-      );
+      const doubt = "is it a safetensors file, and whole?";
+      throw new FormatError(path, `its header ends at byte ${count(begin)} but the file has ${count(size)} (${doubt})`);
     }
-    const bytes = new Uint8Array(length);
-    await handle.read(bytes, 0, length, 8);
-    text = new TextDecoder().decode(bytes);
+    return spansOf(path, place, new TextDecoder().decode(await file.read(8, length)), begin, size);
   } finally {
-    await handle.close();
+    await file.close();
   }
-  return spansOf(path, file, text, begin, size);
 }
 
 /** The tensors that a header names, each checked against the size of the file. */
@@ -67,14 +69,20 @@ export function spansOf(path: string, file: number, header: string, begin: numbe
     if (name === "__metadata__") continue;
     spans.push(spanOf(path, file, name, entry, begin, size));
   }
-  const sorted = [...spans].sort((a, b) => a.offset - b.offset);
-  for (const [i, span] of sorted.entries()) {
-    const next = sorted[i + 1];
-    if (next && span.offset + span.bytes > next.offset) throw new FormatError(path, `tensors ${span.name} and ${next.name} overlap`);
+  // The format wants every byte to belong to one tensor: a hole is what a tensor that is named twice leaves.
+  let end = begin;
+  let before = "";
+  for (const { name, offset, bytes } of [...spans].sort((a, b) => a.offset - b.offset || a.bytes - b.bytes)) {
+    if (offset < end) throw new FormatError(path, `tensors ${before} and ${name} overlap`);
+    if (offset > end) throw new FormatError(path, `${count(offset - end)} bytes before tensor ${name} belong to no tensor`);
+    end = offset + bytes;
+    before = name;
   }
+  if (end < size) throw new FormatError(path, `it has ${count(size - end)} bytes after its last tensor, want none`);
   return spans;
 }
 
+/** Reads one entry of the header: a name and what is said of it. */
 function spanOf(path: string, file: number, name: string, entry: unknown, begin: number, size: number): TensorSpan {
   const { dtype, shape, data_offsets: offsets } = (entry ?? {}) as { dtype?: unknown; shape?: unknown; data_offsets?: unknown };
   const type = typeof dtype === "string" ? types[dtype] : undefined;
@@ -87,9 +95,10 @@ function spanOf(path: string, file: number, name: string, entry: unknown, begin:
   }
   const bytes = bytesOf(type, shape);
   if (offsets[1] - offsets[0] !== bytes) {
+    const found = `tensor ${name} has ${count(offsets[1] - offsets[0])} bytes`;
     throw new FormatError(
       path,
-      `tensor ${name} has ${count(offsets[1] - offsets[0])} bytes, want ${count(bytes)} for ${dtype} [${shape.join(", ")}]`,
+      `${found}, want ${Number.isNaN(bytes) ? "fewer elements than" : `${count(bytes)} for`} ${dtype} [${shape.join(", ")}]`,
     );
   }
   if (begin + offsets[1] > size) {

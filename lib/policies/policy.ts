@@ -53,16 +53,12 @@ export interface Policy {
   layer(rows: Rows, memory: Allocator): Layer | typeof everyRow;
 }
 
-/** Rows that a budget means at a capacity: `1024`, `"1/16"`. */
+/** Rows that a budget means at a capacity: `1024`, `"1/16"`. A budget beyond the capacity is the capacity: every row. */
 export function resolveBudget(budget: number | string, capacity: number): number {
   const fraction = typeof budget === "string" ? /^\s*(\d+)\s*\/\s*(\d+)\s*$/.exec(budget) : null;
   const rows = typeof budget === "number" ? budget : fraction ? Math.round((capacity * Number(fraction[1])) / Number(fraction[2])) : NaN;
-  if (!Number.isInteger(rows) || rows < 0 || rows > capacity) {
-    throw new RangeError(
-      `Cannot use budget ${
-        JSON.stringify(budget)
-      }: want a whole number of rows from 0 to the capacity of ${capacity}, or a fraction such as "1/16"`,
-    );
+  if (!Number.isInteger(rows) || rows < 0) {
+    throw new RangeError(`Cannot use budget ${JSON.stringify(budget)}: want a whole number of rows from 0, or a fraction such as "1/16"`);
   }
-  return rows;
+  return Math.min(rows, capacity);
 }

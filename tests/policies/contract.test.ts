@@ -134,7 +134,7 @@ describe("clusterKV's options", () => {
 
   it("refuse a budget that is no number of rows", async () => {
     const model = await nano();
-    for (const budget of [-1, 2.5, NaN, 5000, "a lot", "1/0"]) {
+    for (const budget of [-1, 2.5, NaN, "a lot", "1/0"]) {
       const error = assertThrows(() => model.session({ kv: clusterKV({ budget }), capacity: 1024 }), RangeError);
       assert(error.message.includes(JSON.stringify(budget)), error.message);
     }

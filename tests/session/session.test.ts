@@ -81,12 +81,12 @@ describe("prefill", () => {
     let ticks = 0;
     const timer = setInterval(() => ticks++, 1);
     const began = performance.now();
-    while (performance.now() - began < 1000) {
+    while (performance.now() - began < 2000) {
       await session.prefill(prompt);
       session.reset();
     }
     clearInterval(timer);
-    assertGreater(ticks, 10);
+    assertGreater(ticks, 19);
   });
 });
 
