@@ -1,7 +1,6 @@
 /* linear.c: products with packed weights (linear.h). Many rows: blocks of x and of weights go through a register tile. Few rows: the
  * weights are read once, from where they lie, by as many streams as keep the multipliers' latency hidden. */
-#include "linear.h"
-#include "simd.h"
+#include "linear_quant.h"
 
 /* Rows of the register tile: with two vectors of weights, as many accumulators as leave room for the operands. */
 #if RKV_LANES == 16 || defined(__aarch64__)
@@ -120,16 +119,23 @@ RKV_INLINE void few_panels(float *c, const char *panels, size_t panel_bytes, int
 
 static void few_rows(float *c, const char *panels, size_t panel_bytes, int32_t outputs, const float *const *x, int32_t cols, int32_t type, int32_t rows) {
   switch (type) {
+    case RKV_WEIGHT_F32: FEW_TYPE(RKV_WEIGHT_F32)
     case RKV_WEIGHT_F16: FEW_TYPE(RKV_WEIGHT_F16)
     case RKV_WEIGHT_BF16: FEW_TYPE(RKV_WEIGHT_BF16)
-    default: FEW_TYPE(RKV_WEIGHT_F32)
+    default: RKV_FN(rkv_quant_rows)(c, panels, panel_bytes, outputs, x, cols, type, rows);
   }
 }
 
-void RKV_FN(rkv_unpack_panel)(float *b, const void *panel, int32_t type, int32_t k, int32_t depth) {
+RKV_INLINE void unpack(float *b, const char *panel, int32_t type, int32_t k, int32_t depth) {
   for (int32_t i = 0; i < depth; i++)
-    for (int32_t col = 0; col < RKV_PANEL; col += RKV_LANES)
-      rkv_store(b + i * RKV_PANEL + col, type == RKV_WEIGHT_F16 ? load_weights(RKV_WEIGHT_F16, panel, k + i, col) : load_weights(RKV_WEIGHT_BF16, panel, k + i, col));
+    for (int32_t col = 0; col < RKV_PANEL; col += RKV_LANES) rkv_store(b + i * RKV_PANEL + col, load_weights(type, panel, k + i, col));
+}
+
+/* b[depth, RKV_PANEL] = a panel's weights [k, k + depth) as f32; k is a multiple of RKV_DEPTH. */
+static void unpack_panel(float *b, const char *panel, int32_t type, int32_t k, int32_t depth) {
+  if (type == RKV_WEIGHT_F16) unpack(b, panel, RKV_WEIGHT_F16, k, depth);
+  else if (type == RKV_WEIGHT_BF16) unpack(b, panel, RKV_WEIGHT_BF16, k, depth);
+  else RKV_FN(rkv_quant_unpack)(b, panel, type, k, depth);
 }
 
 /* ---- pieces ---------------------------------------------------------------------------------------------------------------------- */
@@ -170,7 +176,7 @@ void RKV_FN(rkv_product)(float *c, const rkv_weight_data *weight, rkv_operand op
       const char *panel = panels + (size_t)p * panel_bytes;
       const float *weights = b;
       if (weight->type == RKV_WEIGHT_F32) weights = (const float *)panel + (int64_t)k * RKV_PANEL;
-      else RKV_FN(rkv_unpack_panel)(b, panel, weight->type, k, depth);
+      else unpack_panel(b, panel, weight->type, k, depth);
       RKV_FN(rkv_panel_product)(c + p * RKV_PANEL, RKV_BLOCK_COLS, a, block.rows, weights, depth, RKV_PANEL, k > 0);
     }
   }

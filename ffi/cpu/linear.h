@@ -5,6 +5,7 @@
  *   F32         [cols][RKV_PANEL]
  *   F16         [cols][RKV_PANEL]
  *   BF16        [cols / 2][RKV_PANEL][2]      pairs of k, as the BF16 dot product wants them; an odd last k is paired with 0
+ *   quantised   blocks of 32 or 256 k, as linear_quant.h has them
  *
  * Every output is summed in one fixed order, whatever the number of rows, workers or the path taken: k in blocks of RKV_DEPTH, one chain
  * of fused multiply-adds in each (weights as f32), and the blocks' sums added in order. */
@@ -46,9 +47,6 @@ void RKV_FN(rkv_panel_product)(float *c, int32_t ldc, const float *a, int32_t ro
 /* Bytes of one panel over `cols`, 0 where type or cols is not supported. */
 size_t RKV_FN(rkv_panel_bytes)(int32_t type, int32_t cols);
 size_t RKV_FN(rkv_packed_bytes)(int32_t type, int32_t rows, int32_t cols);
-
-/* b[depth, RKV_PANEL] = a panel's weights [k, k + depth) as f32. k is a multiple of RKV_DEPTH. */
-void RKV_FN(rkv_unpack_panel)(float *b, const void *panel, int32_t type, int32_t k, int32_t depth);
 
 /* One row of a packed matrix as f32. */
 void RKV_FN(rkv_unpack_row)(float *to, const rkv_weight_data *weight, int32_t row);

@@ -15,10 +15,14 @@ static void make_layer(layer *l, const rkv_cpu *cpu, const shape *s) {
   const float size = 1 / sqrtf((float)s->hidden);
   memset(l, 0, sizeof *l);
 #define VECTOR(name, n) (l->name = random_weight(cpu, RKV_WEIGHT_F32, 1, n, 1, 0), l->data.name = &l->name.data)
-#define MATRIX(name, rows, cols) (l->name = random_weight(cpu, s->type, rows, cols, size, 0), l->data.name = &l->name.data)
+#define MATRIX(name, rows, cols) MATRIX_OF(s->type, name, rows, cols)
+#define MATRIX_OF(type, name, rows, cols) (l->name = random_weight(cpu, type, rows, cols, size, 0), l->data.name = &l->name.data)
   VECTOR(attn_norm, s->hidden), VECTOR(ffn_norm, s->hidden);
   MATRIX(q, wide, s->hidden), MATRIX(k, narrow, s->hidden), MATRIX(v, narrow, s->hidden), MATRIX(o, s->hidden, wide);
   MATRIX(gate, s->intermediate, s->hidden), MATRIX(up, s->intermediate, s->hidden), MATRIX(down, s->hidden, s->intermediate);
+  if (s->type == RKV_WEIGHT_Q4_K) {                                    /* mixed, as files are */
+    MATRIX_OF(RKV_WEIGHT_Q6_K, v, narrow, s->hidden), MATRIX_OF(RKV_WEIGHT_Q6_K, up, s->intermediate, s->hidden), MATRIX_OF(RKV_WEIGHT_Q8_0, down, s->hidden, s->intermediate);
+  }
   if (s->biases) VECTOR(q_bias, wide), VECTOR(k_bias, narrow), VECTOR(v_bias, narrow), VECTOR(o_bias, s->hidden);
   if (s->norms) VECTOR(q_norm, s->dim), VECTOR(k_norm, s->dim);
   l->data.heads = s->heads, l->data.kv_heads = s->kv_heads, l->data.head_dim = s->dim, l->data.rope_dim = s->rope;
@@ -165,6 +169,7 @@ void test_layer(const rkv_cpu *cpu) {
     {192, 512, 6, 3, 32, 32, RKV_WEIGHT_BF16, 0, 0, RKV_F32, RKV_F32}, {96, 130, 4, 2, 48, 48, RKV_WEIGHT_F32, 1, 0, RKV_F16, RKV_BF16},
     {64, 97, 3, 1, 64, 32, RKV_WEIGHT_F16, 0, 1, RKV_Q8, RKV_Q8}, {130, 64, 2, 2, 20, 12, RKV_WEIGHT_BF16, 1, 1, RKV_BF16, RKV_F16},
     {128, 200, 8, 1, 80, 80, RKV_WEIGHT_F32, 0, 0, RKV_Q8, RKV_F16},
+    {256, 256, 4, 2, 64, 64, RKV_WEIGHT_Q4_K, 1, 0, RKV_F32, RKV_F32},
   };
   static const int32_t counts[] = {1, 2, 3, 5, 13, 70, 140};
   seed(3);

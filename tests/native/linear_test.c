@@ -68,17 +68,30 @@ static void embed_case(const rkv_cpu *cpu, int32_t type, int32_t hidden, int32_t
     for (int32_t k = 0; k < hidden; k++) {
       const float value = x[(size_t)i * (size_t)hidden + (size_t)k];
       if (i >= vocab || !active[i]) CHECK(value != value, "row %d holds %g, wanted NaN", i, (double)value);
-      else CHECK((double)value == embed.value[(size_t)i * (size_t)hidden + (size_t)k], "type %d: embed[%d, %d] is %g", type, i, k, (double)value);
+      else CHECK(value == (float)embed.value[(size_t)i * (size_t)hidden + (size_t)k], "type %d: embed[%d, %d] is %g", type, i, k, (double)value);
     }
+  free_all();
+}
+
+/* A vector weight is kept as f32, whatever the file holds. */
+static void vector_case(const rkv_cpu *cpu, int32_t type, int32_t cols, int32_t rotated) {
+  const weight w = random_weight(cpu, type, 1, cols, 1, rotated);
+  for (int32_t k = 0; k < cols; k++) CHECK(((const float *)w.data.packed)[k] == (float)w.value[k], "type %d: vector[%d] is %g, wanted %g", type, k, (double)((const float *)w.data.packed)[k], w.value[k]);
   free_all();
 }
 
 void test_linear(const rkv_cpu *cpu) {
   static const int32_t shapes[][3] = {{192, 64, 1}, {192, 33, 2}, {33, 70, 3}, {1, 31, 5}, {200, 97, 4}, {257, 130, 17}, {128, 160, 70}, {64, 40, 131}, {129, 65, 12}, {384, 300, 6}};
+  static const int32_t block[] = {1, 1, 1, 32, 32, 256, 256, 256}, block_bytes[] = {4, 2, 2, 34, 18, 144, 176, 210};
   seed(1);
-  for (int32_t type = RKV_WEIGHT_F32; type <= RKV_WEIGHT_BF16; type++) {
-    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) head_case(cpu, type, shapes[s][0], shapes[s][1], shapes[s][2]);
-    embed_case(cpu, type, 37, 70, 0);
-    embed_case(cpu, type, 64, 96, 3);
+  for (int32_t type = RKV_WEIGHT_F32; type <= RKV_WEIGHT_Q6_K; type++) {
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) head_case(cpu, type, (shapes[s][0] + block[type] - 1) / block[type] * block[type], shapes[s][1], shapes[s][2]);
+    embed_case(cpu, type, block[type] == 1 ? 37 : block[type] * 3, 70, 0);
+    embed_case(cpu, type, block[type] == 1 ? 64 : block[type], 96, 3);
+    vector_case(cpu, type, block[type] == 1 ? 5001 : 5120, 0);
+    vector_case(cpu, type, 5120, 8);
+    if (block[type] > 1) CHECK(cpu->packed_bytes(type, 64, block[type] * 3 - 16) == 0, "type %d: a broken block was taken", type);
+    CHECK(cpu->packed_bytes(type, 64, 512) == (size_t)(64 * 512 / block[type] * block_bytes[type]), "type %d: packing changes the size", type);
   }
+  CHECK(cpu->packed_bytes(RKV_WEIGHT_Q6_K + 1, 64, 512) == 0, "an unknown type was taken");
 }

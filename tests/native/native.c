@@ -142,16 +142,18 @@ weight random_weight(const rkv_cpu *cpu, int32_t type, int32_t rows, int32_t col
   const size_t n = (size_t)rows * (size_t)cols, packed = cpu->packed_bytes(type, rows, cols);
   void *source = bytes(n * 4);
   weight w = {.data = {.packed = bytes(packed), .bytes = packed, .type = type, .rows = rows, .cols = cols}, .value = bytes(n * 8)};
-  const int32_t dim = rotated ? (rows == 1 ? cols : rows) / rotated : 1, items = rows == 1 ? cols : rows, per_item = rows == 1 ? 1 : cols;
+  double *in_file = bytes(n * 8);
+  if (type > RKV_WEIGHT_BF16) random_blocks(source, in_file, type, n, size);
+  else
+    for (size_t i = 0; i < n; i++) {
+      const float value = normal() * size;
+      if (type == RKV_WEIGHT_F32) ((float *)source)[i] = value, in_file[i] = (double)value;
+      else ((uint16_t *)source)[i] = bits_of(value, type), in_file[i] = (double)value_of(bits_of(value, type), type);
+    }
+  const int32_t items = rows == 1 ? cols : rows, per_item = rows == 1 ? 1 : cols, dim = rotated ? items / rotated : 1;
   for (int32_t r = 0; r < items; r++) {
     const int32_t in_head = r % dim, to = rotated ? r - in_head + in_head / 2 + in_head % 2 * (dim / 2) : r; /* pair element 2i + p goes to p * half + i */
-    for (int32_t k = 0; k < per_item; k++) {
-      const float value = normal() * size;
-      const size_t at = (size_t)r * (size_t)per_item + (size_t)k;
-      double *meant = &w.value[(size_t)to * (size_t)per_item + (size_t)k];
-      if (type == RKV_WEIGHT_F32) ((float *)source)[at] = value, *meant = (double)value;
-      else ((uint16_t *)source)[at] = bits_of(value, type), *meant = (double)value_of(bits_of(value, type), type);
-    }
+    memcpy(w.value + (size_t)to * (size_t)per_item, in_file + (size_t)r * (size_t)per_item, (size_t)per_item * 8);
   }
   rkv_pack_args args = {.weight = &w.data, .source = source, .rotated = rotated};
   run_op(cpu, RKV_OP_pack, &args, 1);

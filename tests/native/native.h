@@ -47,6 +47,9 @@ float value_of(uint16_t bits, int32_t type);
 /* Element i of a row of any dtype. */
 double row_value(const void *row, int32_t dtype, int32_t width, int32_t i);
 
+/* Blocks of `n` random weights of a quantised type, and what they mean. */
+void random_blocks(uint8_t *source, double *value, int32_t type, size_t n, float size);
+
 /* A packed weight of random numbers (times `size`), and what it stands for in f64. rows == 1: a vector. */
 typedef struct { rkv_weight_data data; double *value; } weight;
 weight random_weight(const rkv_cpu *cpu, int32_t type, int32_t rows, int32_t cols, float size, int32_t rotated);
