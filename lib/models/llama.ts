@@ -1,6 +1,6 @@
 import type { Family } from "./family.ts";
 
-/** Llama 1, 2, 3.x, and all that declare themselves so (TinyLlama, SmolLM2). */
+/** Llama 1, 2, 3.x, and all that declare themselves so (TinyLlama, SmolLM2; in GGUF Mistral too). */
 export const llama: Family = {
   name: "llama",
   extras: [],
@@ -13,4 +13,6 @@ export const llama: Family = {
     logits_scaling: [1],
   },
   known: [],
+  architectures: ["llama"],
+  interleavedInGguf: true,
 };
