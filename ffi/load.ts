@@ -15,7 +15,7 @@ const platforms: Readonly<Record<string, readonly [pack: string, file: string]>>
 
 /** Places to look: the RECALLKV_LIB variable alone where it is set, else the platform's package, else what `npm run build` made. */
 function places(): string[] {
-  const named = process.env.RECALLKV_LIB;
+  const named = backend.environment("RECALLKV_LIB");
   if (named) return [named];
   const platform = platforms[`${process.platform}-${process.arch}`];
   if (!platform) {

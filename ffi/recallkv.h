@@ -86,8 +86,9 @@ RKV_API int32_t rkv_open(int32_t kind, int32_t threads, int32_t isa);
 /* Read end of the pipe on which a device's finished jobs arrive as pairs (int32 job, int32 code). Errors: RKV_STALE. */
 RKV_API int32_t rkv_results(int32_t device);
 
-/* Blocks until jobs of a device have finished; fills pairs[2 * 64] with (job, code). Returns the number of pairs. Errors: RKV_STALE. */
-RKV_API int32_t rkv_wait(int32_t device, int32_t *pairs);
+/* Blocks until jobs have finished; fills pairs[2 * 64] with (job, code). Returns the number of pairs. `results` is what rkv_results
+ * gave, and not the device: this runs on a thread of its own, and the device may be closed before it begins. Errors: RKV_STALE. */
+RKV_API int32_t rkv_wait(int32_t results, int32_t *pairs);
 
 /* One line about a device: "cpu avx512bf16, 2 threads". Returns the length. Errors: RKV_STALE. */
 RKV_API int32_t rkv_describe(int32_t device, uint8_t *text, uint32_t bytes);

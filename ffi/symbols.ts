@@ -16,7 +16,9 @@ export type Spec = readonly [result: "i32", ...args: (keyof ArgumentOf)[]];
 export type Table = Readonly<Record<string, Spec>>;
 type Arguments<A extends readonly unknown[]> = { [K in keyof A]: A[K] extends keyof ArgumentOf ? ArgumentOf[A[K]] : never };
 export type Functions<T extends Table> = {
-  readonly [K in keyof T]: T[K] extends readonly ["i32", ...infer A extends readonly (keyof ArgumentOf)[]] ? (...args: Arguments<A>) => number : never;
+  readonly [K in keyof T]: T[K] extends readonly ["i32", ...infer A extends readonly (keyof ArgumentOf)[]]
+    ? (...args: Arguments<A>) => number
+    : never;
 };
 
 export const ABI = 1;
@@ -90,12 +92,23 @@ export const symbols = {
 /** The library as a runtime opens it. */
 export interface Library {
   readonly fn: Functions<typeof symbols>;
-  /** Calls `done(job, code)` for every finished job of a device, for as long as `pending()` says that some are awaited. Returns what
-   * must be called when a job begins to be awaited. Nothing it does holds the process open while none is. */
-  waiter(device: number, done: (job: number, code: number) => void, pending: () => boolean): () => void;
+  /** Tells of every job that arrives at `results` (a device's pipe), for as long as some are awaited. Returns what must be called when
+   * a job begins to be awaited. Nothing it does holds the process open while none is. */
+  waiter(results: number, jobs: Jobs): () => void;
+}
+
+/** Who awaits jobs. */
+export interface Jobs {
+  areAwaited(): boolean;
+  arrived(job: number, code: number): void;
+  /** No news will come any more. */
+  lost(): void;
 }
 
 /** What bun.ts and deno.ts are. */
 export interface Backend {
+  /** Opens a library. Throws what the runtime says. */
   open(path: string): Library;
+  /** An environment variable; undefined where it is unset, or may not be read. */
+  environment(name: string): string | undefined;
 }

@@ -9,17 +9,30 @@ static void refuse(rkv_check *c, int32_t code) {
   if (c->code == 0) c->code = code;
 }
 
+/* A tape remembers whose memory its ops use. */
+static void note_arena(rkv_check *c, rkv_tape *tape, int32_t arena) {
+  for (int32_t i = 0; i < tape->arena_count; i++) {
+    if (tape->arenas[i] == arena) return;
+  }
+  const int32_t most = (int32_t)(sizeof tape->arenas / sizeof *tape->arenas);
+  if (tape->arena_count < most) tape->arenas[tape->arena_count++] = arena;
+  else refuse(c, rkv_refuse(RKV_LIMIT, "Cannot %s: the recorded step uses more than %d arenas", c->action, most));
+}
+
 /* Takes part in the op: the first object's arena gives the queue, all others must be of the same device. */
-static void take_part(rkv_check *c, rkv_arena_object *arena, const char *name) {
+void rkv_check_arena(rkv_check *c, rkv_arena_object *arena, const char *name) {
+  if (c->code != 0) return;
   if (c->arena == NULL) c->arena = arena;
-  else if (arena->device != c->arena->device) refuse(c, rkv_refuse(RKV_DEVICE, "Cannot %s: %s is of another device", c->action, name));
+  if (arena->device != c->arena->device) refuse(c, rkv_refuse(RKV_DEVICE, "Cannot %s: %s is of another device", c->action, name));
+  else if (c->bundles && arena != c->arena) refuse(c, rkv_refuse(RKV_RANGE, "Cannot %s: %s is of another arena, want the one that holds the bundle", c->action, name));
+  else if (!c->bundles && c->arena->recording != NULL) note_arena(c, c->arena->recording, arena->handle);
 }
 
 static void *object_of(rkv_check *c, int32_t handle, rkv_kind kind, const char *name) {
   if (c->code != 0) return NULL;
   void *object = rkv_handle_get(handle, kind, c->action, name);
   if (object == NULL) refuse(c, RKV_STALE);
-  else take_part(c, ((rkv_object *)object)->arena, name);
+  else rkv_check_arena(c, ((rkv_object *)object)->arena, name);
   return object;
 }
 

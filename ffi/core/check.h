@@ -8,6 +8,7 @@ typedef struct {
   const char *action;      /* "attend" */
   int32_t code;            /* 0, or why it was refused */
   rkv_arena_object *arena; /* of the first handle: its queue takes the op */
+  bool bundles;            /* all handles must be of that arena, because what is made keeps their addresses */
 } rkv_check;
 
 #define ONE_OF(dtype) (1u << (dtype))
@@ -20,6 +21,7 @@ typedef struct {
 #define ANY (-1)
 #define LEAST(n) (-2 - (int64_t)(n))
 
+void rkv_check_arena(rkv_check *c, rkv_arena_object *arena, const char *name);
 void rkv_check_tensor(rkv_check *c, rkv_view *view, int32_t handle, const char *name, unsigned dtypes);
 /* Handle 0 leaves view->data NULL. */
 void rkv_check_optional(rkv_check *c, rkv_view *view, int32_t handle, const char *name, unsigned dtypes);
@@ -39,6 +41,9 @@ void rkv_check_work(rkv_check *c, const rkv_view *view, int64_t floats);
 rkv_run rkv_check_run(rkv_check *c, const int32_t *run, int32_t slots, int32_t capacity, int32_t max_clusters);
 
 int32_t rkv_submit(rkv_check *c, rkv_op_id op, const void *args, size_t bytes);
+
+#define RKV_HEAD_DIM 512 /* widest head: what the kernels' scratch (RKV_SCRATCH) holds */
+#define RKV_OP_ROWS (1 << 16) /* most rows of x of one op: a list of them must fit into scratch */
 
 /* Last dimension. */
 static inline int32_t rkv_width(const rkv_view *v) { return v->shape[v->rank - 1]; }

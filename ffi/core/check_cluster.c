@@ -2,6 +2,11 @@
 #include "check.h"
 
 /* Keys say slots, kvHeads, capacity and headDim; the rest is held against them. */
+static void check_keys(rkv_check *c, const rkv_view *keys) {
+  SHAPE(c, keys, "keys", ANY, ANY, ANY, LEAST(1));
+  if (c->code == 0) rkv_check_range(c, "headDim", keys->shape[3], 1, RKV_HEAD_DIM);
+}
+
 static void check_centroids(rkv_check *c, const rkv_view *centroids, const rkv_view *keys) {
   if (c->code == 0) SHAPE(c, centroids, "centroids", keys->shape[0], keys->shape[1], LEAST(1), keys->shape[3]);
 }
@@ -21,7 +26,7 @@ int32_t rkv_seed_centroids(int32_t centroids, int32_t labels, int32_t moved, int
   rkv_check_tensor(&c, &a.labels, labels, "labels", I32_ONLY);
   rkv_check_tensor(&c, &a.moved, moved, "moved", I32_ONLY);
   rkv_check_tensor(&c, &a.keys, keys, "keys", ROW_DTYPES);
-  SHAPE(&c, &a.keys, "keys", ANY, ANY, ANY, LEAST(1));
+  check_keys(&c, &a.keys);
   check_centroids(&c, &a.centroids, &a.keys);
   check_per_row(&c, &a.labels, "labels", &a.keys);
   check_per_head(&c, &a.moved, "moved", &a.keys);
@@ -37,7 +42,7 @@ int32_t rkv_assign(int32_t labels, int32_t moved, int32_t keys, int32_t centroid
   rkv_check_tensor(&c, &a.keys, keys, "keys", ROW_DTYPES);
   rkv_check_tensor(&c, &a.centroids, centroids, "centroids", F32_ONLY);
   rkv_check_tensor(&c, &a.work, work, "work", F32_ONLY);
-  SHAPE(&c, &a.keys, "keys", ANY, ANY, ANY, LEAST(1));
+  check_keys(&c, &a.keys);
   check_centroids(&c, &a.centroids, &a.keys);
   check_per_row(&c, &a.labels, "labels", &a.keys);
   check_per_head(&c, &a.moved, "moved", &a.keys);
@@ -72,7 +77,7 @@ int32_t rkv_centroid_means(int32_t centroids, int32_t keys, int32_t order, int32
   rkv_check_tensor(&c, &a.order, order, "order", I32_ONLY);
   rkv_check_tensor(&c, &a.offsets, offsets, "offsets", I32_ONLY);
   rkv_check_optional(&c, &a.moved, moved, "moved", I32_ONLY);
-  SHAPE(&c, &a.keys, "keys", ANY, ANY, ANY, LEAST(1));
+  check_keys(&c, &a.keys);
   check_centroids(&c, &a.centroids, &a.keys);
   check_per_row(&c, &a.order, "order", &a.keys);
   if (c.code == 0) SHAPE(&c, &a.offsets, "offsets", a.keys.shape[0], a.keys.shape[1], a.centroids.shape[2] + 1);

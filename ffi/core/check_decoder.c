@@ -6,7 +6,7 @@ static void check_slot(rkv_check *c, const rkv_rows_data *rows, int32_t slot, in
   if (c->code != 0) return;
   rkv_check_range(c, "slot", slot, RKV_STEP, rows->slots - 1);
   if (slot == RKV_STEP) rkv_check_equal(c, "count", count, "slots", rows->slots);
-  else rkv_check_range(c, "count", count, 1, rows->capacity);
+  else rkv_check_range(c, "count", count, 1, rows->capacity < RKV_OP_ROWS ? rows->capacity : RKV_OP_ROWS);
 }
 
 /* The layer and the rows speak of the same heads. */
@@ -75,7 +75,7 @@ int32_t rkv_attn_out(int32_t x, int32_t attended, int32_t layer, int32_t active,
   a.layer = rkv_check_layer(&c, layer);
   rkv_check_optional(&c, &a.active, active, "active", I32_ONLY);
   rkv_check_tensor(&c, &a.work, work, "work", F32_ONLY);
-  rkv_check_range(&c, "count", count, 1, INT32_MAX);
+  rkv_check_range(&c, "count", count, 1, RKV_OP_ROWS);
   if (c.code == 0) {
     const rkv_layer_data *l = a.layer;
     SHAPE(&c, &a.x, "x", LEAST(count), l->hidden);
@@ -95,11 +95,11 @@ int32_t rkv_head(int32_t logits, int32_t x, int32_t model, int32_t active, int32
   rkv_check_optional(&c, &a.active, active, "active", I32_ONLY);
   rkv_check_tensor(&c, &a.work, work, "work", F32_ONLY);
   rkv_check_range(&c, "first", first, 0, INT32_MAX);
-  rkv_check_range(&c, "count", count, 1, INT32_MAX - (int64_t)first);
+  rkv_check_range(&c, "count", count, 1, RKV_OP_ROWS);
   if (c.code == 0) {
-    SHAPE(&c, &a.logits, "logits", LEAST(first + count), a.model->vocab);
-    SHAPE(&c, &a.x, "x", LEAST(first + count), a.model->hidden);
-    SHAPE(&c, &a.active, "active", LEAST(first + count));
+    SHAPE(&c, &a.logits, "logits", LEAST((int64_t)first + count), a.model->vocab);
+    SHAPE(&c, &a.x, "x", LEAST((int64_t)first + count), a.model->hidden);
+    SHAPE(&c, &a.active, "active", LEAST((int64_t)first + count));
     rkv_check_work(&c, &a.work, (int64_t)count * a.model->hidden);
   }
   return rkv_submit(&c, RKV_OP_head, &a, sizeof a);
@@ -114,10 +114,10 @@ int32_t rkv_greedy(int32_t token, int32_t logprob, int32_t logits, int32_t activ
   rkv_check_optional(&c, &a.active, active, "active", I32_ONLY);
   rkv_check_range(&c, "first", first, 0, INT32_MAX);
   rkv_check_range(&c, "count", count, 1, INT32_MAX - (int64_t)first);
-  SHAPE(&c, &a.logits, "logits", LEAST(first + count), LEAST(1));
-  SHAPE(&c, &a.token, "token", LEAST(first + count));
-  SHAPE(&c, &a.logprob, "logprob", LEAST(first + count));
-  SHAPE(&c, &a.active, "active", LEAST(first + count));
+  SHAPE(&c, &a.logits, "logits", LEAST((int64_t)first + count), LEAST(1));
+  SHAPE(&c, &a.token, "token", LEAST((int64_t)first + count));
+  SHAPE(&c, &a.logprob, "logprob", LEAST((int64_t)first + count));
+  SHAPE(&c, &a.active, "active", LEAST((int64_t)first + count));
   return rkv_submit(&c, RKV_OP_greedy, &a, sizeof a);
 }
 

@@ -27,8 +27,10 @@ void rkv_handle_free(int32_t handle);
 void *rkv_os_reserve(size_t bytes);               /* address space, zeros when touched; NULL: none left */
 void rkv_os_unreserve(void *memory, size_t bytes);
 void rkv_os_discard(void *begin, size_t bytes);   /* gives whole pages back; they read as zeros, mapped files as they were */
+void rkv_os_use_whole(void *begin, size_t bytes); /* all of it will be used: large pages waste nothing */
 size_t rkv_os_page(void);
-void rkv_os_memory(int64_t *total, int64_t *available);
+void rkv_os_memory(int64_t *total, int64_t *available); /* of the machine, or of what the control group allows */
+int64_t rkv_os_touched(void);                     /* bytes of its own memory that the process has touched */
 int32_t rkv_os_cores(void);
 void rkv_os_pin(void);                            /* the library stays loaded until the process ends */
 uint64_t rkv_os_nanoseconds(void);
@@ -74,7 +76,7 @@ typedef struct {
 
 /* ---- queue.c: one queue per device ---- */
 
-typedef enum { ENTRY_OP, ENTRY_WRITE, ENTRY_READ, ENTRY_FENCE, ENTRY_REPLAY, ENTRY_RELEASE, ENTRY_DISCARD, ENTRY_FREE_ARENA, ENTRY_FREE_FILE, ENTRY_STOP } rkv_entry_kind;
+typedef enum { ENTRY_OP, ENTRY_WRITE, ENTRY_READ, ENTRY_FENCE, ENTRY_REPLAY, ENTRY_RELEASE, ENTRY_DISCARD, ENTRY_FREE_ARENA, ENTRY_FREE_TAPE, ENTRY_FREE_FILE, ENTRY_STOP } rkv_entry_kind;
 
 #define RKV_ARGS 448 /* bytes of the largest op; the assertions below hold it */
 #define X(name) _Static_assert(sizeof(rkv_##name##_args) <= RKV_ARGS, "RKV_ARGS is too small for " #name);
@@ -97,6 +99,7 @@ typedef struct rkv_tape {
   rkv_object object;
   rkv_entry *entries;
   int32_t count, room;
+  int32_t arenas[16], arena_count; /* handles of all arenas that its ops use */
 } rkv_tape;
 
 struct rkv_arena_object {
@@ -108,6 +111,7 @@ struct rkv_arena_object {
   rkv_object *objects;
   rkv_tape *recording;
   atomic_int cancel, poisoned;
+  bool cut; /* the queue's own: an op was left out or cut short since the last job */
   char fault[256]; /* written once, before poisoned is set */
 };
 
@@ -122,6 +126,7 @@ typedef struct rkv_backend {
 } rkv_backend;
 
 #define RKV_RING 8192
+#define RKV_KEPT 512 /* places of the ring that ops leave to fences, reads and closes: a full queue can be awaited */
 struct rkv_device {
   const rkv_backend *backend;
   void *state;
@@ -136,8 +141,8 @@ struct rkv_device {
 };
 
 int32_t rkv_device_start(const rkv_backend *backend, void *state); /* returns a device */
-/* An entry to be filled, or NULL with a sentence when the queue is full or the arena does not take it; then rkv_queue_give. */
-rkv_entry *rkv_queue_entry(rkv_device *device, const char *action);
+/* An entry to be filled, or NULL with a sentence when no more than `kept` places are free (RKV_KEPT for ops); then rkv_queue_give. */
+rkv_entry *rkv_queue_entry(rkv_device *device, int32_t kept, const char *action);
 void rkv_queue_give(rkv_device *device);
 int32_t rkv_refuse_recording(const rkv_arena_object *arena, const char *action); /* 0, or RKV_RECORDING */
 
@@ -147,6 +152,7 @@ int32_t rkv_refuse_recording(const rkv_arena_object *arena, const char *action);
 void *rkv_arena_take(rkv_arena_object *arena, size_t bytes, bool commit, const char *action);
 /* Gives an object, and the memory `extra` of its own, to an arena; returns its handle, or frees both. */
 int32_t rkv_arena_own(rkv_arena_object *arena, rkv_object *object, void *extra, rkv_kind kind);
+void rkv_arena_disown(rkv_object *object); /* whoever calls this frees it */
 void rkv_arena_free(rkv_arena_object *arena);
 void rkv_arena_close(rkv_arena_object *arena);
 void rkv_file_close(rkv_file_object *file);

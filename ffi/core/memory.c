@@ -8,17 +8,32 @@
 
 static rkv_arena_object *arena_of(int32_t handle, const char *action) { return rkv_handle_get(handle, KIND_ARENA, action, "arena"); }
 
-/* Counts bytes that are about to be used. Small sums are not worth a look at the machine's memory. */
-static int32_t count_memory(rkv_arena_object *arena, size_t bytes, const char *action) {
-  if (bytes > SMALL) {
-    int64_t total, available;
+/* Memory is promised when it is committed and taken when it is touched, so what the process was promised and has not touched yet is not
+ * free, although the system says so. Looking costs tens of microseconds: between two looks the sum that was found is spent. */
+#define LOOK_NANOSECONDS 20000000
+static pthread_mutex_t promises = PTHREAD_MUTEX_INITIALIZER;
+static int64_t promised, spare;
+static uint64_t looked_at;
+
+/* Promises bytes to an arena, or takes them back (bytes < 0). */
+static int32_t count_memory(rkv_arena_object *arena, int64_t bytes, const char *action) {
+  int32_t code = 0;
+  pthread_mutex_lock(&promises);
+  if (bytes > 0 && (bytes > spare || rkv_os_nanoseconds() - looked_at > LOOK_NANOSECONDS)) {
+    int64_t total, available, untouched = promised - rkv_os_touched();
     rkv_os_memory(&total, &available);
-    if ((int64_t)bytes > available) {
-      return rkv_refuse(RKV_MEMORY, "Cannot %s: %lld bytes are needed but %lld are free", action, (long long)bytes, (long long)available);
-    }
+    spare = available - (untouched > 0 ? untouched : 0);
+    looked_at = rkv_os_nanoseconds();
   }
-  atomic_fetch_add(&arena->committed, (int64_t)bytes);
-  return 0;
+  if (bytes > 0 && bytes > spare) {
+    code = rkv_refuse(RKV_MEMORY, "Cannot %s: %lld bytes are needed but %lld are free", action, (long long)bytes, (long long)(spare > 0 ? spare : 0));
+  } else {
+    if (bytes > 0) spare -= bytes;
+    promised += bytes;
+    atomic_fetch_add(&arena->committed, bytes);
+  }
+  pthread_mutex_unlock(&promises);
+  return code;
 }
 
 int32_t rkv_arena(int32_t device, int64_t reserve) {
@@ -63,7 +78,7 @@ void *rkv_arena_take(rkv_arena_object *arena, size_t bytes, bool commit, const c
                (unsigned long long)(begin > arena->reserved ? 0 : arena->reserved - begin), (unsigned long long)arena->reserved);
     return NULL;
   }
-  if (commit && count_memory(arena, bytes, action) != 0) return NULL;
+  if (commit && count_memory(arena, (int64_t)bytes, action) != 0) return NULL;
   arena->used = begin + bytes;
   return arena->memory + begin;
 }
@@ -78,6 +93,12 @@ int32_t rkv_arena_own(rkv_arena_object *arena, rkv_object *object, void *extra, 
   *object = (rkv_object){.next = arena->objects, .arena = arena, .extra = extra, .handle = handle};
   arena->objects = object;
   return handle;
+}
+
+void rkv_arena_disown(rkv_object *object) {
+  rkv_object **at = &object->arena->objects;
+  while (*at != object) at = &(*at)->next;
+  *at = object->next;
 }
 
 int32_t rkv_tensor(int32_t handle, int32_t dtype, const int32_t *shape, int32_t rank) {
@@ -133,9 +154,9 @@ int32_t rkv_commit(int32_t handle, int32_t slot, int32_t rows) {
   int32_t slots = tensor->view.rank > 2 ? tensor->view.shape[0] : 1;
   if (slot < RKV_STEP || slot >= slots) return rkv_refuse(RKV_RANGE, "Cannot %s: slot is %d, want %d to %d", action, slot, RKV_STEP, slots - 1);
   int32_t first = slot == RKV_STEP ? 0 : slot, last = slot == RKV_STEP ? slots : slot + 1;
-  size_t bytes = 0;
+  int64_t bytes = 0;
   for (int32_t s = first; s < last; s++) {
-    if (rows > tensor->committed[s]) bytes += (size_t)(rows - tensor->committed[s]) * (size_t)p.planes * p.row_bytes;
+    if (rows > tensor->committed[s]) bytes += (rows - tensor->committed[s]) * p.planes * (int64_t)p.row_bytes;
   }
   if (count_memory(arena, bytes, action) != 0) return RKV_MEMORY;
   for (int32_t s = first; s < last; s++) {
@@ -155,7 +176,7 @@ int32_t rkv_release(int32_t handle, int32_t slot, int32_t row) {
   if (slot < 0 || slot >= slots) return rkv_refuse(RKV_RANGE, "Cannot %s: slot is %d, want 0 to %d", action, slot, slots - 1);
   if (row < 0 || row > p.rows) return rkv_refuse(RKV_RANGE, "Cannot %s: row is %d, want 0 to %d", action, row, p.rows);
   if (tensor->committed == NULL || row >= tensor->committed[slot]) return 0;
-  rkv_entry *entry = rkv_queue_entry(arena->device, action);
+  rkv_entry *entry = rkv_queue_entry(arena->device, RKV_KEPT, action);
   if (entry == NULL) return RKV_LIMIT;
   size_t plane = (size_t)p.rows * p.row_bytes;
   uint8_t *begin = (uint8_t *)tensor->view.data + (size_t)slot * (size_t)p.planes * plane + (size_t)row * p.row_bytes;
@@ -166,7 +187,7 @@ int32_t rkv_release(int32_t handle, int32_t slot, int32_t row) {
   entry->as.release.stride = plane;
   entry->as.release.planes = (int32_t)p.planes;
   rkv_queue_give(arena->device);
-  atomic_fetch_sub(&arena->committed, (int64_t)((size_t)(tensor->committed[slot] - row) * (size_t)p.planes * p.row_bytes));
+  count_memory(arena, -((tensor->committed[slot] - row) * p.planes * (int64_t)p.row_bytes), action);
   tensor->committed[slot] = row;
   return 0;
 }
@@ -184,5 +205,6 @@ void rkv_arena_free(rkv_arena_object *arena) {
     free(o);
   }
   rkv_os_unreserve(arena->memory, arena->reserved);
+  count_memory(arena, -atomic_load(&arena->committed), "close");
   free(arena);
 }

@@ -23,11 +23,18 @@ size_t rkv_os_page(void) { return (size_t)sysconf(_SC_PAGESIZE); }
 
 void *rkv_os_reserve(size_t bytes) {
   void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) return NULL;
+  return memory == MAP_FAILED ? NULL : memory;
+}
+
+/* For weights only: of KV rows, a large page would take 2 MiB for the first row of every plane. */
+void rkv_os_use_whole(void *begin, size_t bytes) {
 #if defined(MADV_HUGEPAGE)
-  madvise(memory, bytes, MADV_HUGEPAGE); /* rows and weights are read in long runs */
+  size_t page = rkv_os_page();
+  uintptr_t from = ((uintptr_t)begin + page - 1) / page * page, to = ((uintptr_t)begin + bytes) / page * page;
+  if (to > from) madvise((void *)from, to - from, MADV_HUGEPAGE);
+#else
+  (void)begin, (void)bytes;
 #endif
-  return memory;
 }
 
 void rkv_os_unreserve(void *memory, size_t bytes) { munmap(memory, bytes); }
@@ -58,6 +65,62 @@ static int64_t number_of(const char *path) {
   return value;
 }
 
+/* How the two versions of control groups call the same things. */
+typedef struct { const char *root, *limit, *usage, *cached[2]; } group_names;
+static const group_names group_v1 = {"/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", {"total_inactive_file ", "total_active_file "}};
+static const group_names group_v2 = {"/sys/fs/cgroup", "memory.max", "memory.current", {"inactive_file ", "active_file "}};
+
+/* What a group holds only as a cache of files, and would give up: mapped weights are such. */
+static int64_t cached_by(const char *dir, const group_names *names) {
+  char path[640], line[128];
+  snprintf(path, sizeof path, "%s/memory.stat", dir);
+  FILE *file = fopen(path, "re");
+  int64_t sum = 0;
+  while (file != NULL && fgets(line, sizeof line, file) != NULL) {
+    for (int32_t i = 0; i < 2; i++) {
+      size_t length = strlen(names->cached[i]);
+      if (strncmp(line, names->cached[i], length) == 0) sum += atoll(line + length);
+    }
+  }
+  if (file != NULL) fclose(file);
+  return sum;
+}
+
+/* Lowers total and available to what a group and the groups around it allow. */
+static void limit_by(const char *group, const group_names *names, int64_t *total, int64_t *available) {
+  char dir[512], path[640];
+  const int64_t machine = *total;
+  snprintf(dir, sizeof dir, "%s%s", names->root, group);
+  for (;;) {
+    snprintf(path, sizeof path, "%s/%s", dir, names->limit);
+    int64_t most = number_of(path);
+    snprintf(path, sizeof path, "%s/%s", dir, names->usage);
+    int64_t held = most > 0 && most < machine ? number_of(path) : -1;
+    if (held >= 0) {
+      int64_t room = most - held + cached_by(dir, names);
+      if (most < *total) *total = most;
+      if (room < *available) *available = room;
+    }
+    char *slash = strrchr(dir, '/');
+    if (slash == NULL || strlen(dir) <= strlen(names->root)) return;
+    *slash = 0;
+  }
+}
+
+static void limit_by_groups(int64_t *total, int64_t *available) {
+  FILE *file = fopen("/proc/self/cgroup", "re");
+  char line[512];
+  while (file != NULL && fgets(line, sizeof line, file) != NULL) { /* "4:memory:/path" or "0::/path" */
+    line[strcspn(line, "\n")] = 0;
+    char *controllers = strchr(line, ':'), *group = controllers == NULL ? NULL : strchr(controllers + 1, ':');
+    if (group == NULL) continue;
+    *group++ = 0;
+    if (strcmp(controllers, ":memory") == 0) limit_by(group, &group_v1, total, available);
+    else if (strcmp(controllers, ":") == 0) limit_by(group, &group_v2, total, available);
+  }
+  if (file != NULL) fclose(file);
+}
+
 void rkv_os_memory(int64_t *total, int64_t *available) {
   *total = *available = 0;
   FILE *file = fopen("/proc/meminfo", "re");
@@ -68,13 +131,20 @@ void rkv_os_memory(int64_t *total, int64_t *available) {
     if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1) *available = kib * 1024;
   }
   if (file != NULL) fclose(file);
-  int64_t most = number_of("/sys/fs/cgroup/memory.max"), now = number_of("/sys/fs/cgroup/memory.current");
-  if (most > 0 && now >= 0) {
-    if (most < *total) *total = most;
-    if (most - now < *available) *available = most - now;
-  }
+  limit_by_groups(total, available);
+}
+
+int64_t rkv_os_touched(void) {
+  FILE *file = fopen("/proc/self/statm", "re");
+  long long size, resident = 0, shared = 0;
+  if (file == NULL) return 0;
+  if (fscanf(file, "%lld %lld %lld", &size, &resident, &shared) != 3) resident = shared = 0;
+  fclose(file);
+  return (resident - shared) * (int64_t)rkv_os_page();
 }
 #else
+int64_t rkv_os_touched(void) { return 0; }
+
 void rkv_os_memory(int64_t *total, int64_t *available) {
   *total = (int64_t)sysconf(_SC_PHYS_PAGES) * (int64_t)rkv_os_page();
   *available = *total;
@@ -116,10 +186,11 @@ const void *rkv_os_map(const char *path, size_t *bytes) {
 void rkv_os_unmap(const void *memory, size_t bytes) { munmap((void *)(uintptr_t)memory, bytes); }
 
 bool rkv_os_pipe(int fds[2]) {
-  if (pipe(fds) != 0) return false;
-  fcntl(fds[0], F_SETFD, FD_CLOEXEC);
-  fcntl(fds[1], F_SETFD, FD_CLOEXEC);
-  return true;
+#if defined(__linux__)
+  return pipe2(fds, O_CLOEXEC) == 0; /* no moment in which a child that is just being started could inherit them */
+#else
+  return pipe(fds) == 0 && fcntl(fds[0], F_SETFD, FD_CLOEXEC) == 0 && fcntl(fds[1], F_SETFD, FD_CLOEXEC) == 0;
+#endif
 }
 
 void rkv_os_write(int fd, const void *data, size_t bytes) {

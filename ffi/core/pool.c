@@ -19,6 +19,7 @@ struct rkv_pool {
   const void *args;
   rkv_arena_object *arena;
   int32_t stage, pieces;
+  atomic_int cut; /* a piece of the present op was left out, because its arena was cancelled */
   atomic_int parked, leader_waits, stop, alive;
   pthread_mutex_t mutex;
   pthread_cond_t work, finished;
@@ -36,9 +37,8 @@ static bool take(rkv_pool *p, int32_t *piece) {
 }
 
 static void run_piece(rkv_pool *p, int32_t piece, int32_t worker) {
-  if (p->kernel->whole || !atomic_load_explicit(&p->arena->cancel, memory_order_relaxed)) {
-    p->kernel->run(p->args, p->stage, piece, p->scratch + (size_t)worker * RKV_SCRATCH);
-  }
+  if (!p->kernel->whole && atomic_load_explicit(&p->arena->cancel, memory_order_relaxed)) atomic_store_explicit(&p->cut, 1, memory_order_relaxed);
+  else p->kernel->run(p->args, p->stage, piece, p->scratch + (size_t)worker * RKV_SCRATCH);
 }
 
 /* Works on pieces while there are any. */
@@ -49,7 +49,7 @@ static bool work(rkv_pool *p, int32_t worker) {
     int32_t pieces = p->pieces;
     run_piece(p, piece, worker);
     worked = true;
-    if (atomic_fetch_add_explicit(&p->done, 1, memory_order_acq_rel) + 1 == pieces && atomic_load(&p->leader_waits)) {
+    if (atomic_fetch_add(&p->done, 1) + 1 == pieces && atomic_load(&p->leader_waits)) { /* either it sees the leader wait, or that one the end */
       pthread_mutex_lock(&p->mutex);
       pthread_cond_signal(&p->finished);
       pthread_mutex_unlock(&p->mutex);
@@ -151,8 +151,9 @@ int32_t rkv_pool_run(rkv_pool *p, rkv_arena_object *arena, int32_t op, const voi
   p->kernel = kernel;
   p->args = args;
   p->arena = arena;
+  atomic_store_explicit(&p->cut, 0, memory_order_relaxed);
   for (int32_t stage = 0;; stage++) {
-    if (!kernel->whole && atomic_load_explicit(&arena->cancel, memory_order_relaxed)) return RKV_CANCELLED;
+    if (atomic_load_explicit(&p->cut, memory_order_relaxed)) return RKV_CANCELLED;
     int32_t pieces = kernel->pieces(args, stage);
     if (pieces == RKV_DONE) return 0;
     if (pieces < 0) {
@@ -160,7 +161,7 @@ int32_t rkv_pool_run(rkv_pool *p, rkv_arena_object *arena, int32_t op, const voi
       return pieces;
     }
     p->stage = stage;
-    if (pieces == 1 || p->threads == 1) { /* no hand-off for what one thread does anyway */
+    if (pieces == 1 || p->threads == 1 || (uint32_t)pieces > PIECE_MASK / 2) { /* no hand-off for what one thread does anyway */
       for (int32_t piece = 0; piece < pieces; piece++) run_piece(p, piece, 0);
       continue;
     }

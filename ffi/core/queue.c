@@ -7,12 +7,14 @@
 #define SPIN_NANOSECONDS 50000
 
 /* Jobs that were asked for and not yet taken back. A job's number never comes twice in a process's life, within reason. */
-typedef struct { int32_t number; bool used, kept; size_t bytes; void *data; uint8_t inlined[64]; } job;
+typedef struct { int32_t number; bool used, kept; atomic_bool arrived; size_t bytes; void *data; uint8_t inlined[64]; } job;
 static job jobs[JOBS];
 static int32_t job_turn;
 static pthread_mutex_t job_mutex = PTHREAD_MUTEX_INITIALIZER;
 
-static job *new_job(size_t bytes, const char *action) {
+/* A number for a job, and room for what it brings; NULL with a code and a sentence. */
+static job *new_job(size_t bytes, int32_t *code, const char *action) {
+  *code = RKV_LIMIT;
   pthread_mutex_lock(&job_mutex);
   job *found = NULL;
   for (int32_t i = 0; i < JOBS && found == NULL; i++) {
@@ -21,14 +23,19 @@ static job *new_job(size_t bytes, const char *action) {
     if (job_turn == 0 || j->used) continue;
     void *data = bytes <= sizeof j->inlined ? j->inlined : malloc(bytes);
     if (data == NULL) {
-      rkv_refuse(RKV_MEMORY, "Cannot %s: %llu bytes are needed and the process is out of memory", action, (unsigned long long)bytes);
+      *code = rkv_refuse(RKV_MEMORY, "Cannot %s: %llu bytes are needed and the process is out of memory", action, (unsigned long long)bytes);
       break;
     }
-    *j = (job){.number = job_turn, .used = true, .kept = bytes > 0, .bytes = bytes};
+    j->number = job_turn;
+    j->used = true;
+    j->kept = bytes > 0;
+    j->bytes = bytes;
     j->data = data;
+    atomic_store(&j->arrived, false);
     found = j;
   }
   pthread_mutex_unlock(&job_mutex);
+  if (found == NULL && *code == RKV_LIMIT) rkv_refuse(RKV_LIMIT, "Cannot %s: %d jobs are under way, the most there can be", action, JOBS);
   return found;
 }
 
@@ -47,18 +54,23 @@ static void forget_job(job *j) {
 static void finish_job(rkv_device *d, int32_t number, int32_t code) {
   const int32_t pair[2] = {number, code};
   job *j = job_of(number);
-  if (j != NULL && !j->kept) forget_job(j); /* before the news of it: the one who waits may ask for another at once */
+  if (j->kept) atomic_store(&j->arrived, true);
+  else forget_job(j); /* before the news of it: the one who waits may ask for another at once */
   rkv_os_write(d->pipe[1], pair, sizeof pair);
 }
 
-static int32_t code_of(const rkv_arena_object *arena) {
-  return atomic_load(&arena->poisoned) ? RKV_POISONED : atomic_load(&arena->cancel) ? RKV_CANCELLED : 0;
+static void run_op(rkv_device *d, rkv_arena_object *arena, int32_t op, const void *args) {
+  if (atomic_load(&arena->poisoned)) return;
+  int32_t code = atomic_load(&arena->cancel) ? RKV_CANCELLED : d->backend->run(d->state, arena, op, args);
+  if (code == RKV_CANCELLED) arena->cut = true;
+  else if (code != 0) atomic_store(&arena->poisoned, 1);
 }
 
-static void run_op(rkv_device *d, rkv_arena_object *arena, int32_t op, const void *args) {
-  if (code_of(arena) != 0) return;
-  int32_t code = d->backend->run(d->state, arena, op, args);
-  if (code != 0 && code != RKV_CANCELLED) atomic_store(&arena->poisoned, 1);
+/* What a job tells of the ops before it: 0 only when all of them have run to their ends, even if the cancel flag is down again. */
+static int32_t code_of(rkv_arena_object *arena) {
+  bool cut = arena->cut;
+  arena->cut = false;
+  return atomic_load(&arena->poisoned) ? RKV_POISONED : cut || atomic_load(&arena->cancel) ? RKV_CANCELLED : 0;
 }
 
 static void run_entry(rkv_device *d, rkv_entry *e) {
@@ -93,6 +105,10 @@ static void run_entry(rkv_device *d, rkv_entry *e) {
     case ENTRY_FREE_ARENA:
       rkv_arena_free(e->as.object);
       atomic_fetch_sub(&d->users, 1);
+      break;
+    case ENTRY_FREE_TAPE:
+      free(e->as.tape->entries);
+      free(e->as.tape);
       break;
     case ENTRY_FREE_FILE:
       rkv_file_close(e->as.object);
@@ -173,10 +189,10 @@ int32_t rkv_device_start(const rkv_backend *backend, void *state) {
   return code;
 }
 
-rkv_entry *rkv_queue_entry(rkv_device *d, const char *action) {
-  uint64_t tail = atomic_load_explicit(&d->tail, memory_order_relaxed);
-  if (tail - atomic_load_explicit(&d->head, memory_order_acquire) >= RKV_RING) {
-    rkv_refuse(RKV_LIMIT, "Cannot %s: %d ops wait in the queue, the most it holds (await a fence now and then)", action, RKV_RING);
+rkv_entry *rkv_queue_entry(rkv_device *d, int32_t kept, const char *action) {
+  uint64_t tail = atomic_load_explicit(&d->tail, memory_order_relaxed), waiting = tail - atomic_load_explicit(&d->head, memory_order_acquire);
+  if (waiting + (uint64_t)kept >= RKV_RING) {
+    rkv_refuse(RKV_LIMIT, "Cannot %s: %d ops wait in the queue, the most it holds (await a fence now and then)", action, (int32_t)waiting);
     return NULL;
   }
   return &d->ring[tail % RKV_RING];
@@ -202,11 +218,10 @@ int32_t rkv_results(int32_t device) {
   return d == NULL ? RKV_STALE : d->pipe[0];
 }
 
-int32_t rkv_wait(int32_t device, int32_t *pairs) {
-  rkv_device *d = rkv_handle_get(device, KIND_DEVICE, "wait", "device");
-  if (d == NULL) return RKV_STALE;
-  int32_t bytes = rkv_os_read(d->pipe[0], pairs, 64 * 2 * sizeof *pairs);
-  return bytes < 0 ? 0 : bytes / 8;
+int32_t rkv_wait(int32_t results, int32_t *pairs) {
+  int32_t bytes = rkv_os_read(results, pairs, 64 * 2 * sizeof *pairs);
+  if (bytes < 0) return rkv_refuse(RKV_STALE, "Cannot wait: %d is no pipe of results, want what rkv_results gave", results);
+  return bytes / 8;
 }
 
 int32_t rkv_fence(int32_t handle) {
@@ -214,10 +229,11 @@ int32_t rkv_fence(int32_t handle) {
   rkv_arena_object *arena = rkv_handle_get(handle, KIND_ARENA, action, "arena");
   if (arena == NULL) return RKV_STALE;
   if (rkv_refuse_recording(arena, action) != 0) return RKV_RECORDING;
-  rkv_entry *entry = rkv_queue_entry(arena->device, action);
+  rkv_entry *entry = rkv_queue_entry(arena->device, 0, action);
   if (entry == NULL) return RKV_LIMIT;
-  job *j = new_job(0, action);
-  if (j == NULL) return rkv_refuse(RKV_LIMIT, "Cannot %s: %d jobs are under way, the most there can be", action, JOBS);
+  int32_t code;
+  job *j = new_job(0, &code, action);
+  if (j == NULL) return code;
   int32_t number = j->number; /* when the entry is given, the job may be over before this returns */
   entry->kind = ENTRY_FENCE;
   entry->arena = arena;
@@ -255,7 +271,7 @@ int32_t rkv_write(int32_t handle, int32_t offset, const uint8_t *data, uint32_t 
   size_t length;
   if (span_of(tensor, offset, (int64_t)(bytes / unit) * width, action, &to, &length) != 0) return RKV_RANGE;
   if (length == 0) return 0;
-  rkv_entry *entry = rkv_queue_entry(arena->device, action);
+  rkv_entry *entry = rkv_queue_entry(arena->device, RKV_KEPT, action);
   if (entry == NULL) return RKV_LIMIT;
   void *staging = length <= sizeof entry->as.copy.inlined ? NULL : malloc(length);
   if (staging == NULL && length > sizeof entry->as.copy.inlined) {
@@ -281,10 +297,11 @@ int32_t rkv_read(int32_t handle, int32_t offset, int32_t count) {
   size_t bytes;
   if (span_of(tensor, offset, count, action, &from, &bytes) != 0) return RKV_RANGE;
   if (bytes == 0) return rkv_refuse(RKV_RANGE, "Cannot %s: no element is wanted, want one or more", action);
-  rkv_entry *entry = rkv_queue_entry(arena->device, action);
+  rkv_entry *entry = rkv_queue_entry(arena->device, 0, action);
   if (entry == NULL) return RKV_LIMIT;
-  job *j = new_job(bytes, action);
-  if (j == NULL) return RKV_MEMORY;
+  int32_t code;
+  job *j = new_job(bytes, &code, action);
+  if (j == NULL) return code;
   int32_t number = j->number;
   entry->kind = ENTRY_READ;
   entry->arena = arena;
@@ -298,6 +315,7 @@ int32_t rkv_read(int32_t handle, int32_t offset, int32_t count) {
 int32_t rkv_take(int32_t number, uint8_t *data, uint32_t bytes) {
   job *j = job_of(number);
   if (j == NULL) return rkv_refuse(RKV_STALE, "Cannot take job %d: there is none, or it was taken already", number);
+  if (!atomic_load(&j->arrived)) return rkv_refuse(RKV_RANGE, "Cannot take job %d: it has not arrived yet", number);
   if (bytes < j->bytes) return rkv_refuse(RKV_RANGE, "Cannot take job %d: it has %llu bytes, the buffer %u", number, (unsigned long long)j->bytes, bytes);
   int32_t length = (int32_t)j->bytes;
   memcpy(data, j->data, j->bytes);
@@ -344,16 +362,22 @@ int32_t rkv_close(int32_t handle) {
   } else if (kind == KIND_DEVICE) {
     d = rkv_handle_get(handle, kind, action, "device");
     wanted = (rkv_entry){.kind = ENTRY_STOP};
+  } else if (kind == KIND_TAPE) {
+    rkv_tape *tape = rkv_handle_get(handle, kind, action, "tape");
+    if (rkv_refuse_recording(tape->object.arena, action) != 0) return RKV_RECORDING;
+    d = tape->object.arena->device;
+    wanted = (rkv_entry){.kind = ENTRY_FREE_TAPE, .as.tape = tape};
   } else if (kind == KIND_NONE) {
     return rkv_refuse(RKV_STALE, "Cannot close: handle %d names nothing (was it closed already?)", handle);
   } else {
-    return rkv_refuse(RKV_RANGE, "Cannot close: handle %d ends with its arena, want an arena, file or device", handle);
+    return rkv_refuse(RKV_RANGE, "Cannot close: handle %d ends with its arena, want an arena, file, tape or device", handle);
   }
-  rkv_entry *entry = rkv_queue_entry(d, action);
+  rkv_entry *entry = rkv_queue_entry(d, 0, action);
   if (entry == NULL) return RKV_LIMIT;
   *entry = wanted;
   if (kind == KIND_ARENA) rkv_arena_close(wanted.as.object);
   else rkv_handle_free(handle);
+  if (kind == KIND_TAPE) rkv_arena_disown(&wanted.as.tape->object);
   rkv_queue_give(d);
   return 0;
 }

@@ -30,7 +30,11 @@ int32_t rkv_replay(int32_t handle) {
   if (tape == NULL) return RKV_STALE;
   rkv_arena_object *arena = tape->object.arena;
   if (rkv_refuse_recording(arena, action) != 0) return RKV_RECORDING;
-  rkv_entry *entry = rkv_queue_entry(arena->device, action);
+  for (int32_t i = 0; i < tape->arena_count; i++) {
+    if (rkv_handle_kind(tape->arenas[i]) == KIND_ARENA) continue;
+    return rkv_refuse(RKV_STALE, "Cannot %s: an arena that holds tensors or weights of its ops was closed", action);
+  }
+  rkv_entry *entry = rkv_queue_entry(arena->device, RKV_KEPT, action);
   if (entry == NULL) return RKV_LIMIT;
   entry->kind = ENTRY_REPLAY;
   entry->arena = arena;
@@ -54,7 +58,7 @@ int32_t rkv_submit(rkv_check *c, rkv_op_id op, const void *args, size_t bytes) {
       tape->room = room;
     }
     entry = &tape->entries[tape->count++];
-  } else if ((entry = rkv_queue_entry(arena->device, c->action)) == NULL) {
+  } else if ((entry = rkv_queue_entry(arena->device, RKV_KEPT, c->action)) == NULL) {
     return RKV_LIMIT;
   }
   entry->kind = ENTRY_OP;

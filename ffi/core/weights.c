@@ -53,29 +53,30 @@ int32_t rkv_weight(int32_t arena_handle, int32_t file_handle, int64_t offset, in
   if (file->closer != NULL && file->closer != d) return rkv_refuse(RKV_DEVICE, "Cannot %s: \"%s\" is read by another device", action, file->name);
   if (type < 0 || type > RKV_WEIGHT_Q6_K) return rkv_refuse(RKV_DTYPE, "Cannot %s: type is %d, want 0 to %d", action, type, RKV_WEIGHT_Q6_K);
   if (rows < 1 || cols < 1) return rkv_refuse(RKV_RANGE, "Cannot %s: it is [%d, %d], want at least [1, 1]", action, rows, cols);
-  if (rotated < 0 || (rotated > 0 && (rows == 1 ? cols : rows) % (2 * rotated) != 0)) {
+  if (rotated < 0 || (rotated > 0 && (rows == 1 ? cols : rows) % (2 * (int64_t)rotated) != 0)) {
     return rkv_refuse(RKV_RANGE, "Cannot %s: %d rows are no whole number of pairs for %d heads", action, rows == 1 ? cols : rows, rotated);
   }
   size_t row_bytes = file_row_bytes(type, cols), size = row_bytes * (size_t)rows;
-  size_t packed = rows == 1 ? (size_t)cols * sizeof(float) : d->backend->packed_bytes(d->state, type, rows, cols);
+  size_t packed = d->backend->packed_bytes(d->state, type, rows, cols);
   if (row_bytes == 0 || packed == 0) {
     return rkv_refuse(RKV_DTYPE, "Cannot %s: %s rows of %d weights are not supported by this device", action, type_names[type], cols);
   }
   if (offset < 0 || (uint64_t)offset > file->size || size > file->size - (uint64_t)offset) {
-    return rkv_refuse(RKV_FILE, "Cannot %s: it ends at byte %lld of \"%s\" but the file has %llu", action, (long long)(offset + (int64_t)size), file->name,
+    return rkv_refuse(RKV_FILE, "Cannot %s: its %llu bytes from byte %lld on end past \"%s\", which has %llu", action, (unsigned long long)size, (long long)offset, file->name,
                       (unsigned long long)file->size);
   }
   rkv_weight_object *weight = calloc(1, sizeof *weight);
   if (weight == NULL) return rkv_refuse(RKV_MEMORY, "Cannot %s: the process is out of memory", action);
-  if (d->tail - d->head + 2 > RKV_RING || rkv_queue_entry(d, action) == NULL) {
+  if (rkv_queue_entry(d, RKV_KEPT, action) == NULL) {
     free(weight);
-    return rkv_refuse(RKV_LIMIT, "Cannot %s: %d ops wait in the queue, the most it holds (await a fence now and then)", action, RKV_RING);
+    return RKV_LIMIT;
   }
   void *memory = rkv_arena_take(arena, packed, true, action);
   if (memory == NULL) {
     free(weight);
     return RKV_MEMORY;
   }
+  rkv_os_use_whole(memory, packed);
   weight->data = (rkv_weight_data){.packed = memory, .bytes = packed, .type = type, .rows = rows, .cols = cols};
   int32_t handle = rkv_arena_own(arena, &weight->object, NULL, KIND_WEIGHT);
   if (handle < 0) return handle;
@@ -86,7 +87,7 @@ int32_t rkv_weight(int32_t arena_handle, int32_t file_handle, int64_t offset, in
   rkv_check c = {.action = action, .arena = arena};
   rkv_pack_args a = {.weight = &weight->data, .source = file->bytes + offset, .rotated = rotated};
   rkv_submit(&c, RKV_OP_pack, &a, sizeof a);
-  rkv_entry *entry = rkv_queue_entry(d, action); /* the mapped pages have been read: weights are resident once */
+  rkv_entry *entry = rkv_queue_entry(d, 0, action); /* the mapped pages have been read: weights are resident once */
   *entry = (rkv_entry){.kind = ENTRY_DISCARD, .arena = arena};
   entry->as.release.begin = (void *)(uintptr_t)a.source;
   entry->as.release.bytes = size;
@@ -103,7 +104,7 @@ static const rkv_weight_data *weight_of(rkv_check *c, int32_t handle, const char
     c->code = RKV_STALE;
     return NULL;
   }
-  if (weight->object.arena->device != c->arena->device) c->code = rkv_refuse(RKV_DEVICE, "Cannot %s: %s is of another device", c->action, name);
+  rkv_check_arena(c, weight->object.arena, name);
   const rkv_weight_data *d = &weight->data;
   if (c->code == 0 && ((rows > 0 && d->rows != rows) || (cols > 0 && d->cols != cols))) {
     c->code = rkv_refuse(RKV_SHAPE, "Cannot %s: %s is [%d, %d], want [%d, %d]", c->action, name, d->rows, d->cols, rows > 0 ? rows : d->rows, cols > 0 ? cols : d->cols);
@@ -116,14 +117,14 @@ static void need(rkv_check *c, const rkv_weight_data *weight, const char *name) 
 }
 
 int32_t rkv_layer(int32_t arena, const int32_t *weights, const int32_t *sizes, const double *numbers) {
-  rkv_check c = {.action = "make a layer"};
+  rkv_check c = {.action = "make a layer", .bundles = true};
   c.arena = rkv_handle_get(arena, KIND_ARENA, c.action, "arena");
   if (c.arena == NULL) return RKV_STALE;
   int32_t heads = sizes[0], kv_heads = sizes[1], dim = sizes[2];
   rkv_check_range(&c, "kvHeads", kv_heads, 1, 1 << 16);
   rkv_check_range(&c, "heads", heads, kv_heads, 1 << 16);
   if (c.code == 0) rkv_check_equal(&c, "heads beyond whole groups", heads % kv_heads, "nothing", 0);
-  rkv_check_range(&c, "headDim", dim, 1, 1024);
+  rkv_check_range(&c, "headDim", dim, 1, RKV_HEAD_DIM);
   rkv_check_range(&c, "window", sizes[3], 0, INT32_MAX);
   rkv_check_range(&c, "ropeDim", sizes[4], 0, dim);
   rkv_check_range(&c, "ropeDim beyond whole pairs", sizes[4] % 2, 0, 0);
@@ -160,7 +161,7 @@ int32_t rkv_layer(int32_t arena, const int32_t *weights, const int32_t *sizes, c
 }
 
 int32_t rkv_model(int32_t arena, int32_t embed, int32_t output_norm, int32_t output, double eps) {
-  rkv_check c = {.action = "make a model"};
+  rkv_check c = {.action = "make a model", .bundles = true};
   c.arena = rkv_handle_get(arena, KIND_ARENA, c.action, "arena");
   if (c.arena == NULL) return RKV_STALE;
   rkv_model_data d = {.eps = (float)eps};
@@ -180,7 +181,7 @@ int32_t rkv_model(int32_t arena, int32_t embed, int32_t output_norm, int32_t out
 }
 
 int32_t rkv_rows(int32_t arena, const int32_t *tensors, int32_t layer) {
-  rkv_check c = {.action = "make rows"};
+  rkv_check c = {.action = "make rows", .bundles = true};
   rkv_arena_object *owner = rkv_handle_get(arena, KIND_ARENA, c.action, "arena");
   if (owner == NULL) return RKV_STALE;
   c.arena = owner;
@@ -194,6 +195,7 @@ int32_t rkv_rows(int32_t arena, const int32_t *tensors, int32_t layer) {
   rkv_check_tensor(&c, &active, tensors[5], "active", I32_ONLY);
   rkv_check_tensor(&c, &attended, tensors[6], "attended", I32_ONLY);
   SHAPE(&c, &d.keys, "keys", LEAST(1), LEAST(1), LEAST(1), LEAST(1));
+  rkv_check_range(&c, "headDim", d.keys.shape[3], 1, RKV_HEAD_DIM);
   if (c.code != 0) return c.code;
   const int32_t *s = d.keys.shape;
   SHAPE(&c, &d.values, "values", s[0], s[1], s[2], s[3]);
