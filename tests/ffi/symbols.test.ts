@@ -23,7 +23,8 @@ describe("the table of symbols", () => {
   it("is the header's, in its order", () => {
     const found = prototypes();
     assert(found.length > 30, "the header was not understood");
-    assertEquals(Object.entries(symbols).map(([name, spec]) => [name, [...spec]]), found);
+    const table: [string, string[]][] = Object.entries(symbols).map(([name, spec]) => [name, [...spec]]);
+    assertEquals(table, found);
   });
 
   it("keeps 64-bit numbers out of ops, and ops to nine arguments", () => {
