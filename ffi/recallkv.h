@@ -268,6 +268,21 @@ RKV_API int32_t rkv_attend(int32_t attended, int32_t lse, int32_t q, int32_t row
 /* Rows of attended positions per piece of decode attention: partial softmaxes are merged in piece order, whoever computed them. */
 #define RKV_PIECE 256
 
+/* The fourth source, after rkv_attend: a cluster that was not chosen enters as its centroid with its mean value, size times, and is
+ * merged into what the rows have given by log-sum-exp. Exact where all keys of a cluster are equal.
+ *   attended[slots, heads, headDim]                  f32  inout
+ *   lse[slots, heads]                                f32  inout   as rkv_attend has left it
+ *   q[slots, heads, headDim]                         f32  in
+ *   rows, layer                                      in           active slots; scale and soft cap
+ *   centroids[slots, kvHeads, maxClusters, headDim]  f32  in
+ *   means[slots, kvHeads, maxClusters, headDim]      f32  in      mean values of the same members (rkv_centroid_means over values)
+ *   bias[slots, kvHeads or heads, maxClusters]       f32  in      ln(size), -inf for clusters that take no part (rkv_fill_whole)
+ *   work[>= slots * heads * ceil(maxClusters / RKV_PIECE) * (headDim + 2)]  f32  scratch
+ * logit of cluster c = cap(scale * q . centroids[c]) + bias[c]. Adds the clusters to the rows' counter of estimates.
+ * Source: RetroInfer (arXiv 2505.02922) 4.1. Errors: RKV_SHAPE, RKV_DTYPE, RKV_STALE. */
+RKV_API int32_t rkv_attend_estimates(int32_t attended, int32_t lse, int32_t q, int32_t rows, int32_t layer, int32_t centroids,
+                                     int32_t means, int32_t bias, int32_t work);
+
 /* ---- ops: clustering. They run between steps, over a segment of one slot, all its KV heads at once. -------------------------------
  * run[5] = { slot, begin, rows, cluster, clusters }: rows [begin, begin + rows) become clusters [cluster, cluster + clusters).
  * moved[slots, kvHeads] i32: 1 while labels of that head still change; ops that take it skip heads that are at rest. */
@@ -298,6 +313,12 @@ RKV_API int32_t rkv_group(int32_t order, int32_t offsets, int32_t labels, int32_
  *   centroids inout;  keys, order, offsets in;  moved in, 0 = none: every head
  * Source: ClusterKV 3.2. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE, RKV_RECORDING. */
 RKV_API int32_t rkv_centroid_means(int32_t centroids, int32_t keys, int32_t order, int32_t offsets, int32_t moved, const int32_t *run);
+
+/* How far the farthest member lies from its centroid (L2); 0 for an empty cluster. After the last rkv_centroid_means, before rows move.
+ *   radius[slots, kvHeads, maxClusters]              f32  out
+ *   keys, centroids, order, offsets                  in   as above
+ * Source: ArkVale (NeurIPS 2024). Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE, RKV_RECORDING. */
+RKV_API int32_t rkv_radius(int32_t radius, int32_t keys, int32_t centroids, int32_t order, int32_t offsets, const int32_t *run);
 
 /* Puts rows into the order of rkv_group: row begin + i becomes what row order[begin + i] was. Never cancelled half-way.
  *   tensor[slots, kvHeads, capacity, width] or [slots, kvHeads, capacity]  any dtype  inout
@@ -337,6 +358,32 @@ RKV_API int32_t rkv_topk(int32_t order, int32_t scores, int32_t active);
  * Source: ClusterKV 3.3. Errors: RKV_SHAPE, RKV_DTYPE, RKV_STALE. */
 RKV_API int32_t rkv_fill_budget(int32_t index, int32_t order, int32_t offsets, int32_t active);
 
+/* As rkv_fill_budget, but a cluster is taken whole or not at all: one that does not fit is passed over, the next is tried.
+ *   index[slots, n, budget]                   i32  out
+ *   bias[slots, n, maxClusters]               f32  out  ln(size) of clusters that were not taken; -inf for those that were, that have no
+ *                                                       members, or lie from count on
+ *   order[slots, n, k]                        i32  in   cluster ids, best first, then -1
+ *   offsets[slots, kvHeads, maxClusters + 1]  i32  in
+ *   count[slots], active[slots]               i32  in
+ * Source: RetroInfer (arXiv 2505.02922) 4.1. Errors: RKV_SHAPE, RKV_DTYPE, RKV_STALE. */
+RKV_API int32_t rkv_fill_whole(int32_t index, int32_t bias, int32_t order, int32_t offsets, int32_t count, int32_t active);
+
+/* The box around the keys of each page: channel-wise least and largest. Page p is rows [p * page, (p + 1) * page) as far as they are held.
+ * Remakes, between steps, every page that rows [begin, begin + count) touch. A NaN is passed over.
+ *   bounds[slots, kvHeads, maxPages, 2, headDim]  f32, or the keys' f16 or bf16  out   least, then largest; maxPages >= capacity / page
+ *   rows                                          in
+ * Source: Quest (arXiv 2406.10774) 3.2. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE, RKV_RECORDING. */
+RKV_API int32_t rkv_page_bounds(int32_t bounds, int32_t rows, int32_t page, int32_t slot, int32_t begin, int32_t count);
+
+/* Ranks pages by the best logit that their box allows.
+ *   scores[slots, kvHeads or heads, maxPages]  f32  out  -inf for pages that do not lie within [sink, tailBegin)
+ *   q[slots, heads, headDim]                   f32  in
+ *   bounds                                     in   of rkv_page_bounds
+ *   rows                                       in   active slots, and where the tail begins
+ * u = sum_j max(q_j least_j, q_j largest_j); scores[s,h,p] = sum over g of group(h): softmax_p( scale * u ); with heads rows: u
+ * Source: Quest 3.3. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_page_scores(int32_t scores, int32_t q, int32_t bounds, int32_t rows, float scale, int32_t page, int32_t sink);
+
 /* Copies chosen rows together: to[s, h, i] = from[s, h, index[s, h, i]], f32; rows of -1 are zeros.
  *   to[slots, kvHeads, budget, width] f32 out;  from[slots, kvHeads, capacity, width] any rows dtype in;  index i32 in
  * Errors: RKV_SHAPE, RKV_DTYPE, RKV_STALE. */
@@ -345,6 +392,69 @@ RKV_API int32_t rkv_gather_rows(int32_t to, int32_t from, int32_t index);
 /* Moves the tail of every active slot: tailBegin = max(tailBegin, sink, rowEnd - width). Source: StreamingLLM (arXiv 2309.17453).
  * Errors: RKV_RANGE, RKV_STALE. */
 RKV_API int32_t rkv_set_tail(int32_t rows, int32_t sink, int32_t width);
+
+/* ---- ops: giving rows back --------------------------------------------------------------------------------------------------------
+ * mass[slots, n, capacity] f32: attention that a row has drawn; n is kvHeads or heads, heads that share a row are summed. */
+
+/* Adds the attention probabilities of queries to the rows they see. One pass, because their log-sum-exp is known.
+ *   mass[slots, n, capacity]  f32  inout
+ *   q[count, heads, headDim]  f32  in     of a chunk that was just attended (slot >= 0), or of a step (slot == RKV_STEP, count = slots)
+ *   lse[count, heads]         f32  in     of rkv_attend_chunk or rkv_attend
+ *   weights[count]            f32  in     factor of each query; 0 = 1
+ *   rows, layer               in
+ * mass[s, head's row, j] += weight_i * exp(scale * q_i . k_j - lse_i), for queries i from `first` on, in order, and rows j up to their own. A
+ * step's query sees every row held: for policies whose steps attend them all. The sum is the same to the bit however a prompt is chunked.
+ * Source: H2O (arXiv 2306.14048), SnapKV (arXiv 2404.14469). Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_attention_mass(int32_t mass, int32_t q, int32_t lse, int32_t weights, int32_t rows, int32_t layer, int32_t slot,
+                                   int32_t count, int32_t first);
+
+/* Mass by the number of positions that could see the row: rates[s, n, j] = mass[s, n, j] / (newest position - position of j + 1), for the
+ * rows of a slot, or of all active slots (RKV_STEP). Source: kvpress, ObservedAttention.
+ *   rates[slots, n, capacity] f32 out;  mass as above, in;  rows in
+ * Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_mass_rates(int32_t rates, int32_t mass, int32_t rows, int32_t slot);
+
+/* How rkv_pool_scores joins the scores around row i of [begin, end). */
+#define RKV_POOL_MEAN 0  /* sum of rows i - kernel / 2 to i + kernel / 2, divided by kernel: rows outside count as 0 */
+#define RKV_POOL_MAX 1   /* the largest of them */
+#define RKV_POOL_CHUNK 2 /* mean of i's chunk: rows are cut into chunks of kernel, the last may be shorter */
+
+/* Pools scores over neighbouring rows of a slot, between steps; rows outside [begin, end) stay as they are.
+ *   pooled[slots, m, capacity]  f32  out   m divides n: n / m neighbouring rows of scores are summed first
+ *   scores[slots, n, capacity]  f32  in    another tensor than pooled
+ * kernel is odd, but for chunks; at most 4096. Source: SnapKV 4.1; ChunkKV (arXiv 2502.00299) 3.
+ * Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE, RKV_RECORDING. */
+RKV_API int32_t rkv_pool_scores(int32_t pooled, int32_t scores, int32_t slot, int32_t begin, int32_t end, int32_t kernel, int32_t mode);
+
+/* Which rows of a slot to keep, ascending: [0, begin), the `count` best of [begin, end) (ties to the lower row; -inf and NaN come last, but
+ * count), [end, rowEnd); then -1. Between steps.
+ *   keep[slots, n, k]           i32  out   k >= begin + count + rowEnd - end
+ *   scores[slots, n, capacity]  f32  in
+ * Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE, RKV_RECORDING. */
+RKV_API int32_t rkv_keep(int32_t keep, int32_t scores, int32_t slot, int32_t begin, int32_t end, int32_t count, int32_t row_end);
+
+/* Moves the first `count` kept rows of a slot to the front, between steps: row i becomes row keep[i]; rowEnd = count, and tailBegin not
+ * beyond. Keys, values and positions move; positions stay what they were in the text. Never cancelled half-way.
+ *   rows                              inout
+ *   also[slots, kvHeads, capacity]    f32  inout   0 = none; moves along, and is 0 behind the kept rows
+ *   keep[slots, kvHeads or 1, k]      i32  in      ascending; 1: the same for all heads
+ * Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE, RKV_RECORDING. */
+RKV_API int32_t rkv_compact(int32_t rows, int32_t also, int32_t keep, int32_t slot, int32_t count);
+
+/* The same for what belongs to a block and not to rows: hidden states, positions. Row i becomes row keep[slot, 0, i], for i < count.
+ *   tensor[n, width] or [n]  any dtype  inout
+ *   keep[slots, m, k]        i32        in      ascending
+ * Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE, RKV_RECORDING. */
+RKV_API int32_t rkv_pick_rows(int32_t tensor, int32_t keep, int32_t slot, int32_t count);
+
+/* Drops one row per KV head of every active slot that holds more than `budget`: the one of least score (ties to the lower row, -inf and NaN
+ * first) among rows from `sink` on that are `recent` or more positions older than the newest; without any, the newest. The newest row
+ * takes its place, so from here on the order of rows says nothing of their age; rowEnd - 1. For a step, after attention.
+ *   rows                             inout
+ *   mass[slots, kvHeads, capacity]   f32  inout   moves along
+ *   scores[slots, kvHeads, capacity] f32  in      mass itself, or rates of it
+ * Source: H2O (arXiv 2306.14048) 4. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_evict(int32_t rows, int32_t mass, int32_t scores, int32_t sink, int32_t recent, int32_t budget);
 
 #ifdef __cplusplus
 }

@@ -16,6 +16,9 @@ export type RowsHandle = Bundle<"rows">;
 /** `slot` of an op that serves a step: row i belongs to slot i. */
 export const STEP = -1;
 
+/** How `poolScores` joins the scores around a row. */
+export const pool = { mean: 0, max: 1, chunk: 2 } as const;
+
 /** Rows [begin, begin + rows) of one slot become clusters [cluster, cluster + clusters): `[slot, begin, rows, cluster, clusters]`. */
 export type Run = Int32Array;
 
@@ -61,6 +64,18 @@ export interface Kernels {
     work: Tensor,
     sink: number,
   ): void;
+  /** Merges clusters that were not chosen into what `attend` gave, as one row each. */
+  attendEstimates(
+    attended: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    rows: RowsHandle,
+    layer: LayerHandle,
+    centroids: Tensor,
+    means: Tensor,
+    bias: Tensor,
+    work: Tensor,
+  ): void;
   /** Evenly spaced initial centroids of a segment. */
   seedCentroids(centroids: Tensor, labels: Tensor, moved: Tensor, keys: Tensor, run: Run): void;
   /** Labels by cosine; `moved` says whether any changed. */
@@ -69,6 +84,8 @@ export interface Kernels {
   group(order: Tensor, offsets: Tensor, labels: Tensor, moved: Optional, run: Run): void;
   /** Centroids as the raw means of their members. */
   centroidMeans(centroids: Tensor, keys: Tensor, order: Tensor, offsets: Tensor, moved: Optional, run: Run): void;
+  /** How far the farthest member of each cluster lies from its centroid. */
+  radius(radius: Tensor, keys: Tensor, centroids: Tensor, order: Tensor, offsets: Tensor, run: Run): void;
   /** Puts the rows of a segment into the order of `group`. */
   permuteRows(tensor: Tensor, order: Tensor, work: Tensor, run: Run): void;
   /** Ranks clusters by the attention the group would pay to one of their tokens. */
@@ -87,10 +104,40 @@ export interface Kernels {
   topk(order: Tensor, scores: Tensor, active: Tensor): void;
   /** Rows of the best clusters until the budget is full. */
   fillBudget(index: Tensor, order: Tensor, offsets: Tensor, active: Tensor): void;
+  /** Rows of the best clusters that fit whole, and ln(size) of those that were left out. */
+  fillWhole(index: Tensor, bias: Tensor, order: Tensor, offsets: Tensor, count: Tensor, active: Tensor): void;
+  /** Channel-wise least and largest key of each page that rows [begin, begin + count) touch. */
+  pageBounds(bounds: Tensor, rows: RowsHandle, page: number, slot: number, begin: number, count: number): void;
+  /** Ranks pages by the best logit that their bounds allow. */
+  pageScores(scores: Tensor, q: Tensor, bounds: Tensor, rows: RowsHandle, scale: number, page: number, sink: number): void;
   /** Copies chosen rows together, as f32. */
   gatherRows(to: Tensor, from: Tensor, index: Tensor): void;
   /** Moves the tail of every active slot to its last `width` rows. */
   setTail(rows: RowsHandle, sink: number, width: number): void;
+  /** Adds the attention that queries pay to the rows they see. */
+  attentionMass(
+    mass: Tensor,
+    q: Tensor,
+    lse: Tensor,
+    weights: Optional,
+    rows: RowsHandle,
+    layer: LayerHandle,
+    slot: number,
+    count: number,
+    first: number,
+  ): void;
+  /** Mass divided by how many positions could see the row. */
+  massRates(rates: Tensor, mass: Tensor, rows: RowsHandle, slot: number): void;
+  /** Pools scores over neighbouring rows [begin, end) of a slot; `mode` is one of `pool`. */
+  poolScores(pooled: Tensor, scores: Tensor, slot: number, begin: number, end: number, kernel: number, mode: number): void;
+  /** Which rows to keep: [0, begin), the `count` best of [begin, end), [end, rowEnd). */
+  keep(keep: Tensor, scores: Tensor, slot: number, begin: number, end: number, count: number, rowEnd: number): void;
+  /** Moves the kept rows of a slot to the front, which then holds `count` rows. */
+  compact(rows: RowsHandle, also: Optional, keep: Tensor, slot: number, count: number): void;
+  /** Moves the kept rows of a tensor of the block (hidden states, positions) to the front. */
+  pickRows(tensor: Tensor, keep: Tensor, slot: number, count: number): void;
+  /** Drops the row of least score of every slot that holds more than `budget` rows. */
+  evict(rows: RowsHandle, mass: Tensor, scores: Tensor, sink: number, recent: number, budget: number): void;
 }
 
 /** Names of all ops, for binding them to the library; a test holds this list against the header. */
@@ -115,4 +162,16 @@ export const opNames = [
   "fillBudget",
   "gatherRows",
   "setTail",
+  "attendEstimates",
+  "radius",
+  "fillWhole",
+  "pageBounds",
+  "pageScores",
+  "attentionMass",
+  "massRates",
+  "poolScores",
+  "keep",
+  "compact",
+  "pickRows",
+  "evict",
 ] as const satisfies readonly (keyof Kernels)[];

@@ -65,11 +65,25 @@ typedef struct { rkv_view order, scores, active; } rkv_topk_args;
 typedef struct { rkv_view index, order, offsets, active; } rkv_fill_budget_args;
 typedef struct { rkv_view to, from, index; } rkv_gather_rows_args;
 typedef struct { const rkv_rows_data *rows; int32_t sink, width; } rkv_set_tail_args;
+typedef struct { rkv_view radius, keys, centroids, order, offsets; rkv_run run; } rkv_radius_args;
+typedef struct { rkv_view index, bias, order, offsets, count, active; } rkv_fill_whole_args;
+typedef struct { rkv_view attended, lse, q; const rkv_rows_data *rows; const rkv_layer_data *layer; rkv_view centroids, means, bias, work; } rkv_attend_estimates_args;
+typedef struct { rkv_view bounds; const rkv_rows_data *rows; int32_t page, slot, begin, count; } rkv_page_bounds_args;
+typedef struct { rkv_view scores, q, bounds; const rkv_rows_data *rows; float scale; int32_t page, sink; } rkv_page_scores_args;
+typedef struct { rkv_view mass, q, lse, weights; const rkv_rows_data *rows; const rkv_layer_data *layer; int32_t slot, count, first; } rkv_attention_mass_args;
+typedef struct { rkv_view rates, mass; const rkv_rows_data *rows; int32_t slot; } rkv_mass_rates_args;
+typedef struct { rkv_view pooled, scores; int32_t slot, begin, end, kernel, mode; } rkv_pool_scores_args;
+typedef struct { rkv_view keep, scores; int32_t slot, begin, end, count, row_end; } rkv_keep_args;
+typedef struct { const rkv_rows_data *rows; rkv_view also, keep; int32_t slot, count; } rkv_compact_args;
+typedef struct { rkv_view tensor, keep; int32_t slot, count; } rkv_pick_rows_args;
+typedef struct { const rkv_rows_data *rows; rkv_view mass, scores; int32_t sink, recent, budget; } rkv_evict_args;
 
 /* The op table: every op once. X(name): rkv_<name>_args above, kernel rkv_kernel_<name>. The tests count it. */
 #define RKV_OPS(X) \
   X(pack) X(rotations) X(embed) X(attn_in) X(attn_out) X(head) X(greedy) X(advance) X(copy) X(attend_chunk) X(attend) \
-  X(seed_centroids) X(assign) X(group) X(centroid_means) X(permute_rows) X(centroid_scores) X(topk) X(fill_budget) X(gather_rows) X(set_tail)
+  X(seed_centroids) X(assign) X(group) X(centroid_means) X(permute_rows) X(centroid_scores) X(topk) X(fill_budget) X(gather_rows) X(set_tail) \
+  X(attend_estimates) X(radius) X(fill_whole) X(page_bounds) X(page_scores) X(attention_mass) X(mass_rates) X(pool_scores) X(keep) X(compact) \
+  X(pick_rows) X(evict)
 
 typedef enum {
 #define X(name) RKV_OP_##name,

@@ -20,6 +20,9 @@ typedef struct rkv_step {
 /* Partial softmaxes of up to four heads over the listed rows (at least one). q: [heads, dim]. */
 void RKV_FN(rkv_attend_rows)(const rkv_step *step, const float *q, int32_t heads);
 
+/* to[rows / RKV_PANEL][dim][RKV_PANEL] = keys of `rows` rows as f32, side by side; what fills up the last vector of rows is 0. */
+void RKV_FN(rkv_key_panels)(float *to, const char *keys, int32_t rows, int32_t dim, int32_t dtype);
+
 /* to = the softmax over what either has seen; one that has seen nothing (sum 0) changes nothing. */
 static inline void rkv_merge_softmax(float *to /*[dim + 2]*/, const float *from /*[dim + 2]*/, int32_t dim) {
   if (from[dim + 1] == 0) return;

@@ -66,7 +66,7 @@ RKV_INLINE int32_t values_to_panels(float *to, const char *values, int32_t rows,
   return rkv_sum(zero) == 0;
 }
 
-static void key_panels(float *to, const char *keys, int32_t rows, int32_t dim, int32_t dtype) {
+void RKV_FN(rkv_key_panels)(float *to, const char *keys, int32_t rows, int32_t dim, int32_t dtype) {
   switch (dtype) {
     case RKV_F16: keys_to_panels(to, keys, rows, dim, RKV_F16); break;
     case RKV_BF16: keys_to_panels(to, keys, rows, dim, RKV_BF16); break;
@@ -173,7 +173,7 @@ static void attend_tile(const block *b, int64_t tile, int32_t rows) {
   const rkv_rows_data *kv = b->op->rows;
   const int64_t place = ((int64_t)b->op->slot * kv->kv_heads + b->kv_head) * kv->capacity + tile;
   if (is_hidden(b, tile, rows)) return;
-  key_panels(b->tile, (const char *)kv->keys.data + (size_t)place * rkv_row_bytes(kv->keys.dtype, b->dim), rows, b->dim, kv->keys.dtype);
+  RKV_FN(rkv_key_panels)(b->tile, (const char *)kv->keys.data + (size_t)place * rkv_row_bytes(kv->keys.dtype, b->dim), rows, b->dim, kv->keys.dtype);
   for (int32_t j = 0; j < rows; j += RKV_PANEL)
     for (int32_t d = 0; d < b->dim; d += RKV_DEPTH)
       RKV_FN(rkv_panel_product)(b->s + j, TILE, b->q + (int64_t)(d / RKV_DEPTH) * BLOCK * RKV_DEPTH, b->rows,

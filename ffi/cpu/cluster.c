@@ -265,3 +265,46 @@ void RKV_FN(rkv_centroid_means_run)(const void *args, int32_t stage, int32_t pie
     if (count > 0) mean_of(centroids + (int64_t)c * dim, keys, rkv_row_bytes(a->keys.dtype, dim), order + offsets[c], count, dim, a->keys.dtype);
   }
 }
+
+/* ---- radius: CLUSTERS clusters of a head per piece -------------------------------------------------------------------------------- */
+
+int32_t RKV_FN(rkv_radius_pieces)(const void *args, int32_t stage) {
+  const rkv_radius_args *a = args;
+  return stage == 0 ? a->keys.shape[1] * rkv_ceil_div(a->run.clusters, CLUSTERS) : RKV_DONE;
+}
+
+static float square_distance(const float *a, const float *b, int32_t dim) {
+  rkv_vec sum = {0};
+  int32_t k = 0;
+  for (; k + RKV_LANES <= dim; k += RKV_LANES) {
+    const rkv_vec d = rkv_load(a + k) - rkv_load(b + k);
+    sum = rkv_fma(d, d, sum);
+  }
+  if (k < dim) {
+    const rkv_vec d = rkv_load_part(a + k, dim - k) - rkv_load_part(b + k, dim - k);
+    sum = rkv_fma(d, d, sum);
+  }
+  return rkv_sum(sum);
+}
+
+void RKV_FN(rkv_radius_run)(const void *args, int32_t stage, int32_t piece, void *scratch) {
+  (void)stage;
+  const rkv_radius_args *a = args;
+  const rkv_run *run = &a->run;
+  const int32_t pieces = rkv_ceil_div(run->clusters, CLUSTERS), head = piece / pieces, dim = a->keys.shape[3];
+  const size_t row_bytes = rkv_row_bytes(a->keys.dtype, dim);
+  const int32_t *order = ints(&a->order, run, head), *offsets = ints(&a->offsets, run, head) + run->cluster;
+  const char *keys = keys_of(&a->keys, run, head);
+  const float *centroids = centroids_of(&a->centroids, run, head);
+  float *radius = (float *)a->radius.data + plane(&a->radius, run, head) * a->radius.shape[2] + run->cluster, *key = scratch;
+  const int32_t first = piece % pieces * CLUSTERS, end = rkv_min_int(run->clusters, first + CLUSTERS);
+  for (int32_t c = first; c < end; c++) {
+    float farthest = 0;
+    for (int32_t m = offsets[c]; m < offsets[c + 1]; m++) {
+      rkv_row_to_f32(key, keys + (size_t)order[m] * row_bytes, a->keys.dtype, dim);
+      const float square = square_distance(key, centroids + (int64_t)c * dim, dim);
+      farthest = square > farthest ? square : farthest;
+    }
+    radius[c] = sqrtf(farthest);
+  }
+}

@@ -156,3 +156,32 @@ void RKV_FN(rkv_fill_budget_run)(const void *args, int32_t stage, int32_t piece,
   }
   memset(index + at, 0xff, (size_t)(budget - at) * 4);
 }
+
+/* ---- fill_whole: a row of the index per piece ---------------------------------------------------------------------------------------- */
+
+int32_t RKV_FN(rkv_fill_whole_pieces)(const void *args, int32_t stage) {
+  const rkv_fill_whole_args *a = args;
+  return stage == 0 ? a->index.shape[0] * a->index.shape[1] : RKV_DONE;
+}
+
+void RKV_FN(rkv_fill_whole_run)(const void *args, int32_t stage, int32_t piece, void *scratch) {
+  (void)stage, (void)scratch;
+  const rkv_fill_whole_args *a = args;
+  const int32_t n = a->index.shape[1], budget = a->index.shape[2], k = a->order.shape[2], most = a->bias.shape[2];
+  const int32_t slot = piece / n, kv_heads = a->offsets.shape[1];
+  if (!is_active(&a->active, slot)) return;
+  const int32_t count = rkv_max_int(0, rkv_min_int(most, ((const int32_t *)a->count.data)[slot]));
+  const int32_t *order = (const int32_t *)a->order.data + (int64_t)piece * k;
+  const int32_t *offsets = (const int32_t *)a->offsets.data + ((int64_t)slot * kv_heads + piece % n / (n / kv_heads)) * (most + 1);
+  int32_t *index = (int32_t *)a->index.data + (int64_t)piece * budget, at = 0;
+  float *bias = (float *)a->bias.data + (int64_t)piece * most;
+  for (int32_t c = 0; c < most; c++) bias[c] = c < count && offsets[c + 1] > offsets[c] ? logf((float)(offsets[c + 1] - offsets[c])) : -INFINITY;
+  for (int32_t i = 0; i < k && at < budget && (uint32_t)order[i] < (uint32_t)most; i++) {
+    const int32_t first = offsets[order[i]], rows = offsets[order[i] + 1] - first;
+    if (rows <= 0 || rows > budget - at) continue;
+    for (int32_t r = 0; r < rows; r++) index[at + r] = first + r;
+    at += rows;
+    bias[order[i]] = -INFINITY;
+  }
+  memset(index + at, 0xff, (size_t)(budget - at) * 4);
+}

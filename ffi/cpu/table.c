@@ -29,5 +29,17 @@ const rkv_cpu RKV_FN(rkv_cpu) = {
     KERNEL(fill_budget, NULL, 0),
     KERNEL(gather_rows, NULL, 0),
     KERNEL(set_tail, NULL, 0),
+    KERNEL(attend_estimates, NULL, 0),
+    KERNEL(radius, NULL, 0),
+    KERNEL(fill_whole, NULL, 0),
+    KERNEL(page_bounds, NULL, 0),
+    KERNEL(page_scores, NULL, 0),
+    KERNEL(attention_mass, NULL, 0),
+    KERNEL(mass_rates, NULL, 0),
+    KERNEL(pool_scores, NULL, 0),
+    KERNEL(keep, NULL, 0),
+    KERNEL(compact, NULL, 1),          /* nor could half compacted ones */
+    KERNEL(pick_rows, NULL, 1),
+    KERNEL(evict, NULL, 1),
   },
 };

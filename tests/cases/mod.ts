@@ -2,7 +2,9 @@
 import { attentionCases } from "./attention.ts";
 import type { Case } from "./case.ts";
 import { clusterCases } from "./cluster.ts";
+import { evictionCases } from "./eviction.ts";
 import { layerCases } from "./layer.ts";
+import { policyCases } from "./policies.ts";
 import { selectCases } from "./select.ts";
 
-export const table: readonly Case[] = [...layerCases, ...attentionCases, ...clusterCases, ...selectCases];
+export const table: readonly Case[] = [...layerCases, ...attentionCases, ...clusterCases, ...selectCases, ...policyCases, ...evictionCases];

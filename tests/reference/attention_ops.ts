@@ -1,6 +1,6 @@
 /** Attention, as ffi/recallkv.h states it. */
 import { addScaled, dot, logSumExp, r, softmax } from "./numbers.ts";
-import { at, type Layer, type Plain, range, type Rows } from "./plain.ts";
+import { addToCounter, at, type Layer, type Plain, range, type Rows } from "./plain.ts";
 
 /** Softmax attention of one query over chosen rows of a KV head. Over none: zeros, and a log-sum-exp of -inf. */
 function attention(q: Float64Array, rows: Rows, layer: Layer, s: number, kvHead: number, seen: number[]) {
@@ -64,13 +64,6 @@ export function attend(
       sources.forEach((source, i) => read[i] += source.length);
     }
     const counters = at(rows.attended, rows.layer, s);
-    read.forEach((count, source) => addTo(counters.subarray(2 * source), Math.floor(count / group)));
+    read.forEach((count, source) => addToCounter(counters.subarray(2 * source), Math.floor(count / group)));
   }
-}
-
-/** Adds to a 64-bit counter held as two i32, low word first. */
-function addTo(counter: Float64Array, count: number): void {
-  const total = BigInt.asIntN(64, (BigInt(counter[1]) << 32n) + BigInt(counter[0] >>> 0) + BigInt(count));
-  counter[0] = Number(BigInt.asIntN(32, total));
-  counter[1] = Number(total >> 32n);
 }

@@ -81,3 +81,10 @@ export function range(a: number, b?: number): number[] {
   const [begin, end] = b === undefined ? [0, a] : [a, b];
   return Array.from({ length: Math.max(0, end - begin) }, (_, i) => begin + i);
 }
+
+/** Adds to a 64-bit counter held as two i32, low word first. */
+export function addToCounter(counter: Float64Array, count: number): void {
+  const total = BigInt.asIntN(64, (BigInt(counter[1]) << 32n) + BigInt(counter[0] >>> 0) + BigInt(count));
+  counter[0] = Number(BigInt.asIntN(32, total));
+  counter[1] = Number(total >> 32n);
+}
