@@ -3,7 +3,7 @@ import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { type Checkpoint, FormatError } from "../formats/checkpoint.ts";
 import { readSafetensors } from "../formats/safetensors.ts";
-import { readTokenizer } from "../tokenizer/huggingface.ts";
+import { readTokenizer } from "../tokenizer/directory.ts";
 import { checkConfig, type Config, isTied, shapeOf } from "./huggingface.ts";
 import { families } from "./mod.ts";
 import type { LoadedCheckpoint } from "./model.ts";
@@ -25,8 +25,8 @@ export async function readModel(path: string): Promise<LoadedCheckpoint> {
   const shape = shapeOf(file, config, generation, family);
   const checkpoint = await readWeights(path);
   const weights = findWeights(file, checkpoint, shape, family, huggingfaceNames, isTied(file, config));
-  const { tokenizer, chatTemplate } = await readTokenizer(path);
-  return { files: checkpoint.files, shape, weights, tokenizer, chatTemplate };
+  const { tokenizer, chat } = await readTokenizer(path);
+  return { files: checkpoint.files, shape, weights, tokenizer, chat };
 }
 
 async function readWeights(path: string): Promise<Checkpoint> {

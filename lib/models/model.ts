@@ -1,5 +1,6 @@
 /** What the native decoder must know of a model. Every field of a config that changes the result ends up here or is refused by name. */
 import type { TensorSpan } from "../formats/checkpoint.ts";
+import type { ChatTemplate } from "../tokenizer/chat.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 
 export interface Rope {
@@ -67,6 +68,6 @@ export interface LoadedCheckpoint {
   readonly shape: ModelShape;
   readonly weights: ModelWeights;
   readonly tokenizer: Tokenizer;
-  /** Jinja source of the chat template, where the model has one. */
-  readonly chatTemplate: string | null;
+  /** How a conversation becomes tokens, where the model says so. */
+  readonly chat: ChatTemplate | null;
 }

@@ -5,6 +5,8 @@ export interface EncodeOptions {
   special?: boolean;
   /** Put the token in front that begins a text. */
   bos?: boolean;
+  /** With `special`: a character that was written into a control token so that it stays text. It is taken out. */
+  breaker?: string;
 }
 
 export interface TextDecoder {

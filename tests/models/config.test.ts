@@ -147,7 +147,7 @@ describe("a directory", () => {
       `model-${folders++}`,
       tiny({ family: "llama" }).set("chat_template.jinja", new TextEncoder().encode("{{ bos_token }}")),
     );
-    assertEquals((await readModel(path)).chatTemplate, "{{ bos_token }}");
+    assertEquals((await readModel(path)).chat?.source, "{{ bos_token }}");
   });
 });
 

@@ -1,0 +1,48 @@
+/** Tokenizer and chat template of a Hugging Face directory. */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { FormatError } from "../formats/checkpoint.ts";
+import { ChatTemplate } from "./chat.ts";
+import { HuggingFaceTokenizer } from "./huggingface.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/** Errors: FormatError naming the file that is missing, no JSON, or holds what the tokenizer library does not know. */
+export async function readTokenizer(path: string): Promise<{ tokenizer: Tokenizer; chat: ChatTemplate | null }> {
+  const config = await readJson(join(path, "tokenizer_config.json"));
+  const names = Object.fromEntries(
+    ["bos_token", "eos_token", "pad_token", "unk_token"].flatMap((field) => {
+      const said = config[field];
+      const text = typeof said === "string" ? said : (said as { content?: unknown } | null | undefined)?.content;
+      return typeof text === "string" ? [[field, text]] : [];
+    }),
+  );
+  const file = join(path, "tokenizer.json");
+  const json = await readJson(file);
+  let tokenizer: Tokenizer;
+  try {
+    tokenizer = new HuggingFaceTokenizer(json, names.bos_token ?? null);
+  } catch (error) {
+    throw new FormatError(file, `the tokenizer library refuses it: ${(error as Error).message}`);
+  }
+  const source = await readFile(join(path, "chat_template.jinja"), "utf8").catch(() => templateOf(config.chat_template));
+  return { tokenizer, chat: source === null ? null : new ChatTemplate(source, names) };
+}
+
+/** One template, or a list of them by name. */
+function templateOf(said: unknown): string | null {
+  if (typeof said === "string") return said;
+  if (!Array.isArray(said)) return null;
+  const named = said.find((one) => one?.name === "default") as { template?: unknown } | undefined;
+  return typeof named?.template === "string" ? named.template : null;
+}
+
+async function readJson(file: string): Promise<Record<string, unknown>> {
+  const text = await readFile(file, "utf8").catch((error) => {
+    throw new FormatError(file, error.code === "ENOENT" ? "it is not there" : String(error.message));
+  });
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new FormatError(file, "it is not JSON");
+  }
+}
