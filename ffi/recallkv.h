@@ -456,6 +456,63 @@ RKV_API int32_t rkv_pick_rows(int32_t tensor, int32_t keep, int32_t slot, int32_
  * Source: H2O (arXiv 2306.14048) 4. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
 RKV_API int32_t rkv_evict(int32_t rows, int32_t mass, int32_t scores, int32_t sink, int32_t recent, int32_t budget);
 
+/* ---- ops: keys in fewer channels --------------------------------------------------------------------------------------------------
+ * latents[slots, m, capacity, r] f32, f16 or bf16: a row's key in r channels, for each KV head (m = kvHeads) or all heads joined (m = 1).
+ * basis[slots or 1, m, kvHeads / m * headDim, r] f32: one for each slot, or one for all. */
+
+/* Takes the last `count` rows of a slot, or the newest row of every active slot (slot == RKV_STEP, count = slots), to fewer channels.
+ *   latents                      out
+ *   rows                         in
+ *   rotations[n, 2, ropeDim/2]   f32  in   row i's rotation (of a step: slot i's) is undone first; 0 = keys as they are
+ *   basis                        in
+ * latents[s, h, row] = key . basis[s, h], key being the keys of the heads that share h, side by side
+ * Source: SALS (arXiv 2510.24273) 4.1, InfiniGen (arXiv 2406.19707) 4.3. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_project_rows(int32_t latents, int32_t rows, int32_t rotations, int32_t basis, int32_t slot, int32_t count);
+
+/* Ranks the rows between sink and tail by their latents.
+ *   scores[slots, n, capacity]     f32  out  -inf outside [sink, tailBegin)
+ *   q[slots, heads, headDim]       f32  in
+ *   latents                        in
+ *   basis                          in        its channels are the first ones of the latents: fewer than those are allowed
+ *   rotations[slots, 2, ropeDim/2] f32  in   undone in the queries first; 0 = none
+ *   rows                           in        active slots, where the tail begins
+ * u_g = (q_g . basis) . latents[row]; n = kvHeads: sum over the group of softmax_row( scale * u_g ); n = heads: u_g; joined latents (m = 1)
+ * have n = 1: the sum of u_g over all heads. capacity is at most 131,072.
+ * Source: SALS 4.2, InfiniGen 4.3. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_latent_scores(int32_t scores, int32_t q, int32_t latents, int32_t basis, int32_t rotations, int32_t rows, float scale,
+                                  int32_t sink);
+
+/* Shortens an index whose entries come best first: how many entries score above their head's best less alpha is counted for each head, and
+ * all heads of a slot keep as many as that is on average (rounded, halves up); then -1.
+ *   index[slots, n, budget]   i32  inout
+ *   scores[slots, n, width]   f32  in     of what the index holds
+ *   active[slots]             i32  in
+ * Source: InfiniGen 4.3. Errors: RKV_SHAPE, RKV_DTYPE, RKV_STALE. */
+RKV_API int32_t rkv_trim_index(int32_t index, int32_t scores, int32_t active, float alpha);
+
+/* Brings chosen keys back from their latents, rotated to where they stood; zeros for entries that name no row.
+ *   keys[slots, kvHeads, budget, headDim]  f32  out
+ *   latents, basis                         in
+ *   index[slots, m, budget]                i32  in
+ *   rotations[positions, 2, ropeDim/2]     f32  in   of every position; 0 = keys were not turned back (a position beyond stays unrotated)
+ *   rows                                   in        positions, active slots
+ * keys = rot( basis . latent ). Source: SALS 4.3. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_reconstruct(int32_t keys, int32_t latents, int32_t basis, int32_t index, int32_t rotations, int32_t rows);
+
+/* Adds up what queries weigh in each channel: mass[slot, h, c] += sum over queries i and heads g of group(h) of |(q[i, g] . basis[h])_c|.
+ *   mass[slots, kvHeads, channels]                          f32  inout
+ *   q[count, heads, headDim]                                f32  in
+ *   basis[slots or 1, kvHeads, headDim, channels]           f32  in
+ * Source: InfiniGen 4.2. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_channel_mass(int32_t mass, int32_t q, int32_t basis, int32_t slot, int32_t count);
+
+/* A basis of a slot from chosen channels of another: to[slot, h, :, c] = basis[h, :, order[slot, h, c]]; zeros where order is -1.
+ *   to[slots, m, width, r]                  f32  out
+ *   basis[slots or 1, m, width, channels]   f32  in
+ *   order[slots, m, r]                      i32  in   of rkv_topk
+ * Source: InfiniGen 4.2. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_pick_channels(int32_t to, int32_t basis, int32_t order, int32_t slot);
+
 #ifdef __cplusplus
 }
 #endif

@@ -99,6 +99,12 @@ export const symbols = {
   rkv_compact: ["i32", "i32", "i32", "i32", "i32", "i32"],
   rkv_pick_rows: ["i32", "i32", "i32", "i32", "i32"],
   rkv_evict: ["i32", "i32", "i32", "i32", "i32", "i32", "i32"],
+  rkv_project_rows: ["i32", "i32", "i32", "i32", "i32", "i32", "i32"],
+  rkv_latent_scores: ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "f32", "i32"],
+  rkv_trim_index: ["i32", "i32", "i32", "i32", "f32"],
+  rkv_reconstruct: ["i32", "i32", "i32", "i32", "i32", "i32", "i32"],
+  rkv_channel_mass: ["i32", "i32", "i32", "i32", "i32", "i32"],
+  rkv_pick_channels: ["i32", "i32", "i32", "i32", "i32"],
 } as const satisfies Table;
 
 /** The library as a runtime opens it. */

@@ -138,6 +138,27 @@ export interface Kernels {
   pickRows(tensor: Tensor, keep: Tensor, slot: number, count: number): void;
   /** Drops the row of least score of every slot that holds more than `budget` rows. */
   evict(rows: RowsHandle, mass: Tensor, scores: Tensor, sink: number, recent: number, budget: number): void;
+  /** Takes the newest keys to fewer channels, their rotation undone where one is given. */
+  projectRows(latents: Tensor, rows: RowsHandle, rotations: Optional, basis: Tensor, slot: number, count: number): void;
+  /** Ranks the rows between sink and tail in fewer channels. */
+  latentScores(
+    scores: Tensor,
+    q: Tensor,
+    latents: Tensor,
+    basis: Tensor,
+    rotations: Optional,
+    rows: RowsHandle,
+    scale: number,
+    sink: number,
+  ): void;
+  /** Shortens an index to as many entries as score within `alpha` of the best, on average over heads. */
+  trimIndex(index: Tensor, scores: Tensor, active: Tensor, alpha: number): void;
+  /** Keys of chosen rows from their latents, rotated to their positions. */
+  reconstruct(keys: Tensor, latents: Tensor, basis: Tensor, index: Tensor, rotations: Optional, rows: RowsHandle): void;
+  /** Adds up what queries weigh in each channel of a basis. */
+  channelMass(mass: Tensor, q: Tensor, basis: Tensor, slot: number, count: number): void;
+  /** A slot's basis from chosen channels of another. */
+  pickChannels(to: Tensor, basis: Tensor, order: Tensor, slot: number): void;
 }
 
 /** Names of all ops, for binding them to the library; a test holds this list against the header. */
@@ -174,4 +195,10 @@ export const opNames = [
   "compact",
   "pickRows",
   "evict",
+  "projectRows",
+  "latentScores",
+  "trimIndex",
+  "reconstruct",
+  "channelMass",
+  "pickChannels",
 ] as const satisfies readonly (keyof Kernels)[];

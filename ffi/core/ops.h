@@ -77,13 +77,19 @@ typedef struct { rkv_view keep, scores; int32_t slot, begin, end, count, row_end
 typedef struct { const rkv_rows_data *rows; rkv_view also, keep; int32_t slot, count; } rkv_compact_args;
 typedef struct { rkv_view tensor, keep; int32_t slot, count; } rkv_pick_rows_args;
 typedef struct { const rkv_rows_data *rows; rkv_view mass, scores; int32_t sink, recent, budget; } rkv_evict_args;
+typedef struct { rkv_view latents; const rkv_rows_data *rows; rkv_view rotations, basis; int32_t slot, count; } rkv_project_rows_args;
+typedef struct { rkv_view scores, q, latents, basis, rotations; const rkv_rows_data *rows; float scale; int32_t sink; } rkv_latent_scores_args;
+typedef struct { rkv_view index, scores, active; float alpha; } rkv_trim_index_args;
+typedef struct { rkv_view keys, latents, basis, index, rotations; const rkv_rows_data *rows; } rkv_reconstruct_args;
+typedef struct { rkv_view mass, q, basis; int32_t slot, count; } rkv_channel_mass_args;
+typedef struct { rkv_view to, basis, order; int32_t slot; } rkv_pick_channels_args;
 
 /* The op table: every op once. X(name): rkv_<name>_args above, kernel rkv_kernel_<name>. The tests count it. */
 #define RKV_OPS(X) \
   X(pack) X(rotations) X(embed) X(attn_in) X(attn_out) X(head) X(greedy) X(advance) X(copy) X(attend_chunk) X(attend) \
   X(seed_centroids) X(assign) X(group) X(centroid_means) X(permute_rows) X(centroid_scores) X(topk) X(fill_budget) X(gather_rows) X(set_tail) \
   X(attend_estimates) X(radius) X(fill_whole) X(page_bounds) X(page_scores) X(attention_mass) X(mass_rates) X(pool_scores) X(keep) X(compact) \
-  X(pick_rows) X(evict)
+  X(pick_rows) X(evict) X(project_rows) X(latent_scores) X(trim_index) X(reconstruct) X(channel_mass) X(pick_channels)
 
 typedef enum {
 #define X(name) RKV_OP_##name,

@@ -41,5 +41,11 @@ const rkv_cpu RKV_FN(rkv_cpu) = {
     KERNEL(compact, NULL, 1),          /* nor could half compacted ones */
     KERNEL(pick_rows, NULL, 1),
     KERNEL(evict, NULL, 1),
+    KERNEL(project_rows, NULL, 0),
+    KERNEL(latent_scores, NULL, 0),
+    KERNEL(trim_index, NULL, 0),
+    KERNEL(reconstruct, NULL, 0),
+    KERNEL(channel_mass, NULL, 0),
+    KERNEL(pick_channels, NULL, 0),
   },
 };

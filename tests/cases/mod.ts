@@ -3,8 +3,17 @@ import { attentionCases } from "./attention.ts";
 import type { Case } from "./case.ts";
 import { clusterCases } from "./cluster.ts";
 import { evictionCases } from "./eviction.ts";
+import { latentCases } from "./latent.ts";
 import { layerCases } from "./layer.ts";
 import { policyCases } from "./policies.ts";
 import { selectCases } from "./select.ts";
 
-export const table: readonly Case[] = [...layerCases, ...attentionCases, ...clusterCases, ...selectCases, ...policyCases, ...evictionCases];
+export const table: readonly Case[] = [
+  ...layerCases,
+  ...attentionCases,
+  ...clusterCases,
+  ...selectCases,
+  ...policyCases,
+  ...evictionCases,
+  ...latentCases,
+];

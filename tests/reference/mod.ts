@@ -4,9 +4,21 @@
  */
 import * as attention from "./attention_ops.ts";
 import { assign, centroidMeans, group, permuteRows, seedCentroids } from "./cluster_ops.ts";
+import * as latent from "./latent_ops.ts";
 import * as layer from "./layer_ops.ts";
 import * as policy from "./policy_ops.ts";
 import * as select from "./select_ops.ts";
 
-export const reference = { ...layer, ...attention, seedCentroids, assign, group, centroidMeans, permuteRows, ...select, ...policy };
+export const reference = {
+  ...layer,
+  ...attention,
+  seedCentroids,
+  assign,
+  group,
+  centroidMeans,
+  permuteRows,
+  ...select,
+  ...policy,
+  ...latent,
+};
 export type Op = keyof typeof reference;
