@@ -45,10 +45,21 @@ export function loadLibrary(): Library {
       `Cannot load recallkv: its library is at none of ${tried.join(", ")} (npm run build makes it in a checkout)`,
     );
   }
-  const library = backend.open(path);
+  const library = opened(path);
   const abi = library.fn.rkv_abi();
-  if (abi !== ABI) {
-    throw new RecallError("RKV_FILE", "load", `Cannot load recallkv: ${path} has ABI ${abi}, want ${ABI} (npm run build again)`);
-  }
+  if (abi !== ABI) throw unfit(path, `has ABI ${abi}, want ${ABI}`);
   return library;
+}
+
+/** A library without a symbol of the table is another build than this TypeScript: the runtime's text says which symbol. */
+function opened(path: string): Library {
+  try {
+    return backend.open(path);
+  } catch (error) {
+    throw unfit(path, `cannot be opened (${error instanceof Error ? error.message : error})`);
+  }
+}
+
+function unfit(path: string, why: string): RecallError {
+  return new RecallError("RKV_FILE", "load", `Cannot load recallkv: ${path} ${why}; npm run build makes it again`);
 }
