@@ -4,16 +4,22 @@ import { join } from "node:path";
 import { type Checkpoint, FormatError } from "../formats/checkpoint.ts";
 import { readSafetensors } from "../formats/safetensors.ts";
 import { readTokenizer } from "../tokenizer/directory.ts";
+import { readGgufModel } from "./gguf.ts";
 import { checkConfig, type Config, isTied, shapeOf } from "./huggingface.ts";
 import { families } from "./mod.ts";
 import type { LoadedCheckpoint } from "./model.ts";
 import { findWeights, huggingfaceNames } from "./weights.ts";
 
-/** Reads a directory in Hugging Face's layout. Errors: FormatError for what is damaged or not supported; the system's for what is not there. */
+/** Reads a directory in Hugging Face's layout, or a GGUF file (any part of a split one). Errors: FormatError. */
 export async function readModel(path: string): Promise<LoadedCheckpoint> {
   const found = await stat(path).catch(() => null);
   if (!found) throw new FormatError(path, "there is no such file or directory");
-  if (!found.isDirectory()) throw new FormatError(path, "it is a file, want a directory with config.json, safetensors and tokenizer.json");
+  if (found.isDirectory()) return await readDirectory(path);
+  if (path.endsWith(".gguf")) return await readGgufModel(path);
+  throw new FormatError(path, "it is a file, want a .gguf file, or a directory with config.json, safetensors and tokenizer.json");
+}
+
+async function readDirectory(path: string): Promise<LoadedCheckpoint> {
   const file = join(path, "config.json");
   const config = await readJson(file);
   const family = typeof config.model_type === "string" && Object.hasOwn(families, config.model_type) ? families[config.model_type] : null;
