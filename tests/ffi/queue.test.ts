@@ -93,6 +93,25 @@ describe("a cancel", () => {
     assertEquals(await arena.fence(), true);
   });
 
+  it("ends one long op between its pieces", async () => {
+    using arena = device.arena(256 * MiB);
+    const [rows, half] = [65536, 128];
+    const rotations = arena.tensor("f32", [rows, 2, half]);
+    rotations.commit(2);
+    const [position, frequencies] = [arena.tensor("i32", [rows]), arena.tensor("f32", [half])];
+    const run = () => {
+      k.rotations(rotations, position, frequencies, 1, rows);
+      return arena.fence();
+    };
+    const whole = await milliseconds(run);
+    const cut = await milliseconds(async () => {
+      const fence = run();
+      arena.cancel(true);
+      assertEquals(await fence, false);
+    });
+    assertLess(cut, whole / 4);
+  });
+
   it("that is taken back at once is still told by the next fence, when it cut something", async () => {
     using arena = device.arena(64 * MiB);
     const slow = await slowOp(device, arena);
