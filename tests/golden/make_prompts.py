@@ -55,3 +55,9 @@ for name, text in texts.items():
     prompts.append({"name": name, "text": text, "tokens": tokens} | ({"positions": positions} if positions else {}))
     print(name, len(tokens))
 write(HERE / "nano/prompts.json", {"model": "models/nano"}, prompts=prompts)
+
+# What the tiny models of every family read: the second batch of 512 begins inside it, and a window of 128 is crossed.
+tokens = ids("<|bos|>" + " ".join(opening(prose[5], 640)))[:544]
+teacher = {"text": tokenizer.decode(tokens, skip_special_tokens=False), "positions": [299, 543], "tokens": tokens}
+assert ids(teacher["text"]) == tokens
+write(HERE / "tiny/teacher.json", teacher)
