@@ -1,20 +1,25 @@
 /**
  * Arithmetic of the reference: f64, and the same formulas as a naive computation would do them in f32, where every product, sum and
- * function value is rounded. The difference of the two is the error that a straightforward implementation would make.
+ * function value is rounded. The difference of the two is the error that a straightforward implementation would make. Naive sums run
+ * forwards or backwards, as either might: one of them alone may be lucky.
  */
 import type { Matrix } from "./plain.ts";
 
 const exact = (x: number) => x;
 let rounded = exact;
+let isBackwards = false;
+
+export type Precision = "f64" | "f32" | "f32 backwards";
 
 /** Runs `work` in f64 or as naive f32. */
-export function inPrecision<T>(precision: "f64" | "f32", work: () => T): T {
-  const before = rounded;
-  rounded = precision === "f32" ? Math.fround : exact;
+export function inPrecision<T>(precision: Precision, work: () => T): T {
+  rounded = precision === "f64" ? exact : Math.fround;
+  isBackwards = precision === "f32 backwards";
   try {
     return work();
   } finally {
-    rounded = before;
+    rounded = exact;
+    isBackwards = false;
   }
 }
 
@@ -28,9 +33,8 @@ type Vector = Float64Array;
 export function dot(a: Vector, b: Vector): number {
   let sum = 0;
   if (rounded === exact) { for (let i = 0; i < a.length; i++) sum += a[i] * b[i]; }
-  else {
-    for (let i = 0; i < a.length; i++) sum = Math.fround(sum + Math.fround(a[i] * b[i]));
-  }
+  else if (!isBackwards) { for (let i = 0; i < a.length; i++) sum = Math.fround(sum + Math.fround(a[i] * b[i])); }
+  else for (let i = a.length; i-- > 0;) sum = Math.fround(sum + Math.fround(a[i] * b[i]));
   return sum;
 }
 
@@ -44,7 +48,7 @@ export function addScaled(sum: Vector, factor: number, a: Vector): void {
 
 export function sum(a: Iterable<number>): number {
   let total = 0;
-  for (const x of a) total = r(total + x);
+  for (const x of isBackwards ? [...a].reverse() : a) total = r(total + x);
   return total;
 }
 
