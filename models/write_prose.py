@@ -1,12 +1,12 @@
 """Writes the prose that the demo plants its facts in: text sampled from the shipped models themselves.
 
-    python models/write_prose.py nano     -> models/nano/prose.json   20 documents of a bit over 1,900 tokens
-    python models/write_prose.py mini     -> models/mini/prose.json    4 documents of a bit over 12,000 tokens
+    python models/write_prose.py nano                                               -> models/nano/prose.json
+    bun models/sample_mini.ts ENGINE_FOLDER | python models/write_prose.py mini     -> models/mini/prose.json
 
+nano: 20 documents of a bit over 1,900 tokens, sampled here. mini: 4 documents of a bit over 12,000, sampled by llama.cpp.
 Each file is an array of documents, each an array of sentences; a document's text is its sentences joined by single
 spaces, and its tokens are counted on that text. The files are made once and committed, so nothing here is a dependency
-of anything. Versions: Python 3.11, torch 2.8.0, transformers 4.57.1, tokenizers 0.22.2, gguf 0.19.0 and accelerate (both to read
-mini's weights), numpy 2.4.6.
+of anything. Versions: Python 3.11, torch 2.8.0, transformers 4.57.1, tokenizers 0.22.2; node-llama-cpp 3.22.1, Bun 1.4.5.
 The same versions on the same processor give the same text; others may round a logit otherwise and go their own way.
 """
 
@@ -18,11 +18,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-# run: sampled tokens per context, short enough for each model to stay in what it was trained on
-PLANS = {
-    "nano": dict(documents=20, tokens=1_900, run=640, batch=32, weights={}),
-    "mini": dict(documents=4, tokens=12_000, run=1_200, batch=16, weights={"gguf_file": "model-q8_0.gguf"}),
-}
+PLANS = {"nano": dict(documents=20, tokens=1_900), "mini": dict(documents=4, tokens=12_000)}
+# Tokens of a run: short enough for the nano model to stay in what it was trained on.
+RUN, BATCH = 640, 32
+HERE = Path(__file__).parent
 SEED, TEMPERATURE, TOP_P = 2413, 0.7, 0.92
 OPENINGS = [
     "The old house stood", "It was late in the evening when", "In the spring of that year", "My father had always",
@@ -64,19 +63,19 @@ def is_good(sentence):
     )
 
 
-def runs(model, tokenizer, plan):
+def runs_of_nano(tokenizer):
     """Sampled texts without end. A run ends early where the model ends its text."""
+    model = AutoModelForCausalLM.from_pretrained(HERE / "nano", dtype=torch.float32).eval()
     bos, special = tokenizer.bos_token_id, set(tokenizer.all_special_ids)
     ends = tokenizer.convert_tokens_to_ids(["<|eos|>", "<|end|>"])
     controls = [i for t, i in tokenizer.get_vocab().items() if t.startswith("<|") and i not in ends]
     torch.manual_seed(SEED)
     while True:
-        for length, group in groups(tokenizer):
-            rows = (group * plan["batch"])[: plan["batch"]]
-            ids = torch.tensor([[bos, *row] for row in rows])
+        for group in groups(tokenizer):
+            ids = torch.tensor([[bos, *row] for row in (group * BATCH)[:BATCH]])
             out = model.generate(
                 ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=TEMPERATURE, top_p=TOP_P, top_k=0,
-                max_new_tokens=plan["run"], suppress_tokens=controls, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id,
+                max_new_tokens=RUN, suppress_tokens=controls, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id,
             )
             for row in out.tolist():
                 yield tokenizer.decode([t for t in row if t not in special], skip_special_tokens=True)
@@ -88,34 +87,28 @@ def groups(tokenizer):
     for opening in OPENINGS:
         ids = tokenizer(opening, add_special_tokens=False).input_ids
         by_length.setdefault(len(ids), []).append(ids)
-    return sorted(by_length.items(), key=lambda item: -len(item[1]))
+    return sorted(by_length.values(), key=len, reverse=True)
 
 
 def main(name):
-    plan, folder = PLANS[name], Path(__file__).parent / name
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **plan["weights"]).eval()
+    plan, tokenizer = PLANS[name], AutoTokenizer.from_pretrained(HERE / name)
     count = lambda sentences: len(tokenizer(" ".join(sentences), add_special_tokens=False).input_ids)
-    documents, document, seen, drawn = [], [], set(), 0
-    with torch.no_grad():
-        for text in runs(model, tokenizer, plan):
-            kept = [s for s in sentences_of(text) if is_good(s)]
-            drawn += 1
-            for sentence in kept:
-                if sentence in seen:
-                    continue
+    documents, document, seen = [], [], set()
+    for text in runs_of_nano(tokenizer) if name == "nano" else map(json.loads, sys.stdin):
+        for sentence in filter(is_good, sentences_of(text)):
+            if sentence not in seen:
                 seen.add(sentence)
                 document.append(sentence)
-            if count(document) >= plan["tokens"]:
-                while count(document[:-1]) >= plan["tokens"]:
-                    document.pop()
-                documents.append(document)
-                document = []
-                print(f"{len(documents)} of {plan['documents']} documents, {drawn} runs", file=sys.stderr)
-            if len(documents) == plan["documents"]:
-                break
+        if count(document) >= plan["tokens"]:
+            while count(document[:-1]) >= plan["tokens"]:
+                document.pop()
+            documents.append(document)
+            document = []
+            print(f"{len(documents)} of {plan['documents']} documents", file=sys.stderr)
+        if len(documents) == plan["documents"]:
+            break
     rows = ",\n".join("  [\n" + ",\n".join("    " + json.dumps(s) for s in d) + "\n  ]" for d in documents)
-    (folder / "prose.json").write_text(f"[\n{rows}\n]\n")
+    (HERE / name / "prose.json").write_text(f"[\n{rows}\n]\n")
     print(f"{name}: {[count(d) for d in documents]} tokens")
 
 
