@@ -109,5 +109,9 @@ function plain(name: string, place: number, kind: keyof ArgumentOf, argument: Op
   } else if (typeof argument === "object" && "handle" in argument) {
     return argument.handle;
   }
-  throw new TypeError(`Cannot ${name}: argument ${place + 1} is ${String(argument)}, want ${kind === "buf" ? "an Int32Array" : "a number or something with a handle"}`);
+  throw new TypeError(
+    `Cannot ${name}: argument ${place + 1} is ${String(argument)}, want ${
+      kind === "buf" ? "an Int32Array" : "a number or something with a handle"
+    }`,
+  );
 }

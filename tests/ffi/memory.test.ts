@@ -1,5 +1,5 @@
 // Arenas reserve, tensors commit, and nothing is promised that the machine has not got.
-import { assert, assertAlmostEquals, assertEquals, assertGreater, assertLess } from "@std/assert";
+import { assert, assertAlmostEquals, assertEquals, assertLess } from "@std/assert";
 import process from "node:process";
 import { describe, it } from "node:test";
 import { open } from "../../lib/device.ts";
