@@ -8,7 +8,7 @@ const pageMeans = (page: number, budget: number): Policy => ({
   sink: 4,
   budget,
   layer(rows, memory) {
-    const pages = allocateClusters(memory, rows, page, page);
+    const pages = allocateClusters(memory, rows, { tokensPerCluster: page, shortest: page });
     const index = memory.scratch("i32", [rows.slots, rows.kvHeads, rows.budget]);
     return {
       due: (unbuilt) => Math.floor(unbuilt / page) * page,

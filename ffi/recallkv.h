@@ -211,6 +211,16 @@ RKV_API int32_t rkv_embed(int32_t x, int32_t model, int32_t token, int32_t activ
 RKV_API int32_t rkv_attn_in(int32_t q, int32_t rows, int32_t x, int32_t layer, int32_t rotations, int32_t position, int32_t work,
                             int32_t slot, int32_t count);
 
+/* The queries that a layer would make of x: rkv_attn_in's first third. Nothing is appended.
+ *   q[n, heads, headDim]        f32  out   rotated
+ *   x[n, hidden]                f32  in
+ *   active[slots]               i32  in    0 = none: every row
+ *   rotations[n, 2, ropeDim/2]  f32  in
+ *   work[>= count * hidden]     f32  scratch
+ * Source: InfiniGen (arXiv 2406.19707) 4.3, which asks a layer's queries of the input before it. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE,
+ * RKV_STALE. */
+RKV_API int32_t rkv_queries(int32_t q, int32_t x, int32_t layer, int32_t active, int32_t rotations, int32_t work, int32_t count);
+
 /* Second half of a layer: output projection, residual, norm, SwiGLU, residual.
  *   x[n, hidden]                 f32  inout
  *   attended[n, heads, headDim]  f32  in

@@ -70,6 +70,7 @@ export const symbols = {
   rkv_rotations: ["i32", "i32", "i32", "i32", "f32", "i32"],
   rkv_embed: ["i32", "i32", "i32", "i32", "i32", "i32"],
   rkv_attn_in: ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"],
+  rkv_queries: ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"],
   rkv_attn_out: ["i32", "i32", "i32", "i32", "i32", "i32", "i32"],
   rkv_head: ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"],
   rkv_greedy: ["i32", "i32", "i32", "i32", "i32", "i32", "i32"],

@@ -1,7 +1,7 @@
 /** The layer loop, the only copy: a prefill chunk and a decode step, for every model family, policy and device. */
 import { type Kernels, type LayerHandle, type ModelHandle, STEP } from "./kernels.ts";
 import type { Rows, StepState } from "./kv/store.ts";
-import { everyRow, type Layer } from "./policies/policy.ts";
+import { type Attention, everyRow, type Layer } from "./policies/policy.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** A model's weights on a device. */
@@ -21,6 +21,8 @@ export interface Activations {
   /** f32[count, heads, headDim]. */
   readonly q: Tensor;
   readonly attended: Tensor;
+  /** f32[count, heads]: log-sum-exp of attention. */
+  readonly lse: Tensor;
   /** f32[count, 2, ropeDim / 2]. */
   readonly rotations: Tensor;
   readonly work: Tensor;
@@ -35,15 +37,34 @@ export interface SessionLayer {
   readonly sink: number;
 }
 
+/** Where a chunk stands in its prompt. */
+export interface Chunk {
+  readonly slot: number;
+  readonly count: number;
+  /** Tokens of the prompt after it, and rows of the slot before the prompt. */
+  readonly rest: number;
+  readonly begin: number;
+  /** i32[count]. */
+  readonly position: Tensor;
+}
+
 /** Enqueues one layer over a chunk of one slot. */
-export function chunkLayer(k: Kernels, layer: SessionLayer, a: Activations, position: Tensor, slot: number, count: number): void {
-  const { rows, weights } = layer;
+export function chunkLayer(k: Kernels, layer: SessionLayer, a: Activations, chunk: Chunk): void {
+  const { rows, weights, policy } = layer;
+  const { slot, count, position, rest, begin } = chunk;
+  const observe = policy === everyRow ? undefined : policy.observe;
   k.attnIn(a.q, rows.handle, a.x, weights, a.rotations, position, a.work, slot, count);
-  k.attendChunk(a.attended, null, a.q, rows.handle, weights, slot, count);
+  k.attendChunk(a.attended, observe ? a.lse : null, a.q, rows.handle, weights, slot, count);
+  observe?.(k, attentionOf(a, weights, slot, count, rest, begin));
   k.attnOut(a.x, a.attended, weights, null, a.work, count);
 }
 
-/** Enqueues one decode step of every active slot: feeds `token`, leaves the next one there, and moves on. */
+function attentionOf(a: Activations, layer: LayerHandle, slot: number, count: number, rest: number, begin: number): Attention {
+  const { q, attended, lse, rotations } = a;
+  return { slot, count, rest, begin, q, attended, lse, rotations, layer };
+}
+
+/** Enqueues one decode step of every active slot, from the token to feed to logits. */
 export function step(
   k: Kernels,
   weights: Weights,
@@ -56,13 +77,28 @@ export function step(
   const { active, position, token } = state;
   k.rotations(a.rotations, position, weights.frequencies, weights.rotationFactor, slots);
   k.embed(a.x, weights.ends, token, active, slots);
-  for (const { rows, weights: layer, policy, sink } of layers) {
-    k.attnIn(a.q, rows.handle, a.x, layer, a.rotations, position, a.work, STEP, slots);
-    const { index = null } = policy === everyRow ? {} : policy.select(k, a.q);
-    k.attend(a.attended, null, a.q, rows.handle, layer, index, a.work, sink);
-    k.attnOut(a.x, a.attended, layer, active, a.work, slots);
-  }
+  layers.forEach((layer, l) => {
+    const next = layers[l + 1];
+    if (next && next.policy !== everyRow) {
+      next.policy.foresee?.(k, (to) => k.queries(to, a.x, next.weights, active, a.rotations, a.work, slots));
+    }
+    k.attnIn(a.q, layer.rows.handle, a.x, layer.weights, a.rotations, position, a.work, STEP, slots);
+    attendStep(k, layer, a, slots);
+    k.attnOut(a.x, a.attended, layer.weights, active, a.work, slots);
+  });
   k.head(logits, a.x, weights.ends, active, a.work, 0, slots);
   k.greedy(token, state.logprob, logits, active, 0, slots);
   k.advance(position, active);
+}
+
+/** The policy's choice, attention over it, and what the policy wants to know of it. */
+function attendStep(k: Kernels, { rows, weights, policy, sink }: SessionLayer, a: Activations, slots: number): void {
+  if (policy === everyRow) return k.attend(a.attended, null, a.q, rows.handle, weights, null, a.work, sink);
+  const { index = null, estimates } = policy.select(k, a.q, { rotations: a.rotations });
+  k.attend(a.attended, estimates || policy.attended ? a.lse : null, a.q, rows.handle, weights, index, a.work, sink);
+  if (estimates) {
+    const { centroids, means, bias } = estimates;
+    k.attendEstimates(a.attended, a.lse, a.q, rows.handle, weights, centroids, means, bias, a.work);
+  }
+  policy.attended?.(k, attentionOf(a, weights, STEP, slots, 0, 0));
 }

@@ -41,6 +41,8 @@ export interface Kernels {
     slot: number,
     count: number,
   ): void;
+  /** The queries that a layer would make of `x`; nothing is appended. */
+  queries(q: Tensor, x: Tensor, layer: LayerHandle, active: Optional, rotations: Tensor, work: Tensor, count: number): void;
   /** Output projection, residual, norm, SwiGLU, residual. */
   attnOut(x: Tensor, attended: Tensor, layer: LayerHandle, active: Optional, work: Tensor, count: number): void;
   /** Logits of rows [first, first + count). */
@@ -166,6 +168,7 @@ export const opNames = [
   "rotations",
   "embed",
   "attnIn",
+  "queries",
   "attnOut",
   "head",
   "greedy",

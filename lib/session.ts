@@ -1,15 +1,17 @@
 /** A session: a model, a policy, and the KV rows and step state of one or more slots in one arena. */
 import type { LoadedModel } from "./model.ts";
-import { type Activations, chunkLayer, type SessionLayer, step } from "./decoder.ts";
+import { type Activations, type SessionLayer, step } from "./decoder.ts";
 import type { Arena, Device } from "./device.ts";
 import { RecallError } from "./errors.ts";
 import { count } from "./format.ts";
 import { SessionAllocator } from "./kv/allocator.ts";
 import { Mark } from "./kv/mark.ts";
+import { RowKeeper } from "./kv/keeper.ts";
 import { emptySlot, type SlotState, tailBegin } from "./kv/slot.ts";
 import { reservedBytes, Rows, type RowsShape, type StepState, stepState } from "./kv/store.ts";
 import { full } from "./policies/full.ts";
-import { everyRow, type Policy, resolveBudget } from "./policies/policy.ts";
+import { everyRow, type Policy, policyVersion, resolveBudget } from "./policies/policy.ts";
+import { Prefill } from "./prefill.ts";
 import { Recording } from "./recording.ts";
 import type { Tensor } from "./tensor.ts";
 import type { KvDType, OnProgress, OnWarning } from "./types.ts";
@@ -79,8 +81,8 @@ export class Session {
   readonly #state: StepState;
   readonly #step: Activations;
   readonly #block: Activations;
-  readonly #blockToken: Tensor;
-  readonly #blockPosition: Tensor;
+  readonly #keeper: RowKeeper;
+  readonly #prefill: Prefill;
   readonly #logits: Tensor;
   readonly #recording: Recording;
   readonly #held: SlotState[];
@@ -99,6 +101,9 @@ export class Session {
     whole("chunk", chunk, 1, 4096);
     if (capacity > shape.trainedContext) {
       options.onWarning?.(`capacity of ${count(capacity)} is past the model's trained context of ${count(shape.trainedContext)} tokens`);
+    }
+    if (kv.version !== undefined && kv.version !== policyVersion) {
+      throw new RangeError(`Cannot use policy ${kv.name}: it was written for policy version ${kv.version}, want ${policyVersion}`);
     }
     this.slots = slots;
     this.capacity = capacity;
@@ -120,26 +125,35 @@ export class Session {
       budget: this.budget,
     };
     const rowBytes = layers * reservedBytes(rowsShape);
-    this.#arena = device.arena(3 * rowBytes + 4 * slots * shape.vocab + (1 << 30));
+    this.#arena = device.arena(4 * rowBytes + 4 * slots * shape.vocab + 4 * capacity * shape.hidden + (1 << 30));
     const arena = this.#arena;
     this.#state = stepState(arena, layers, slots);
     this.#memory = new SessionAllocator(arena, slots);
     for (let layer = 0; layer < layers; layer++) {
       const rows = new Rows(arena, layer, rowsShape, this.#state);
-      this.#memory.nextLayer();
+      this.#memory.nextLayer(rows);
       const policy = shape.window[layer] === null ? kv.layer(rows, this.#memory) : everyRow;
       this.#layers.push({ rows, weights: model.weights.layers[layer], policy, sink: policy === everyRow ? 0 : kv.sink });
     }
     const pieces = Math.ceil(capacity / 256) + 2;
     this.#step = activations(arena, model, slots, slots * heads * pieces * (headDim + 2));
     this.#block = activations(arena, model, this.chunk, 0);
-    this.#blockToken = arena.tensor("i32", [this.chunk]);
-    this.#blockPosition = arena.tensor("i32", [this.chunk]);
     this.#logits = committed(arena, [slots, shape.vocab]);
     this.#held = Array.from({ length: slots }, () => emptySlot(layers));
     this.#steps = new Array<number>(slots).fill(0);
     this.#active = new Int32Array(slots);
-    for (let slot = 0; slot < slots; slot++) this.#writeRows(slot);
+    this.#keeper = new RowKeeper(device.kernels, this.#layers, this.#state);
+    this.#held.forEach((held, slot) => this.#keeper.write(slot, held));
+    this.#prefill = new Prefill(
+      arena,
+      device.kernels,
+      model,
+      this.#layers,
+      this.#keeper,
+      this.#block,
+      this.chunk,
+      kv.block === "prompt" ? { capacity } : null,
+    );
     const enqueue = () => step(device.kernels, model.weights, this.#layers, this.#state, this.#step, this.#logits, slots);
     this.#recording = new Recording(arena, enqueue, eager);
   }
@@ -168,7 +182,7 @@ export class Session {
       if (all.length === 0) return;
       options.signal?.throwIfAborted();
       const before = new Mark(this.#device, this.#device.kernels, slot, held, this.#marked(), this.#layers);
-      const read = options.query === "sparse" ? this.#feed : this.#prefillChunks;
+      const read = options.query === "sparse" ? this.#feed : this.#readPrompt;
       try {
         const finished = await this.#cancellable(options.signal, () => read.call(this, slot, all, options.onProgress));
         if (!finished) throw options.signal?.reason;
@@ -253,8 +267,9 @@ export class Session {
   reset(slot = 0): void {
     this.#idle("reset");
     this.#slot(slot);
-    this.#held[slot] = emptySlot(this.#layers.length);
-    this.#writeRows(slot);
+    const held = this.#held[slot] = emptySlot(this.#layers.length);
+    this.#keeper.write(slot, held);
+    for (const { rows } of this.#layers) rows.release(slot, 0);
     for (const mark of [...this.#marks]) {
       if (mark.slot !== slot) continue;
       this.#marks.delete(mark);
@@ -295,45 +310,17 @@ export class Session {
     this.#arena[Symbol.dispose]();
   }
 
-  /** Chunk after chunk, at most two of them ahead of the device. The short chunk comes first, so that all others share one shape. */
-  async #prefillChunks(slot: number, tokens: readonly number[], onProgress: OnProgress | undefined): Promise<boolean> {
+  async #readPrompt(slot: number, tokens: readonly number[], onProgress: OnProgress | undefined): Promise<boolean> {
     const k = this.#device.kernels;
-    const { weights } = this.model;
     const held = this.#held[slot];
-    let done = 0;
-    let last = 0;
-    let previous = Promise.resolve(true);
-    while (done < tokens.length) {
-      const length = tokens.length % this.chunk === 0 || done > 0 ? this.chunk : tokens.length % this.chunk;
-      const part = tokens.slice(done, done + length);
-      const begin = held.tokens.length;
-      this.#commit(slot, begin + length);
-      this.#blockToken.write(Int32Array.from(part));
-      this.#blockPosition.write(Int32Array.from(part, (_, i) => begin + i));
-      const a = this.#block;
-      k.rotations(a.rotations, this.#blockPosition, weights.frequencies, weights.rotationFactor, length);
-      k.embed(a.x, weights.ends, this.#blockToken, null, length);
-      for (const layer of this.#layers) chunkLayer(k, layer, a, this.#blockPosition, slot, length);
-      held.tokens.push(...part);
-      for (const layer of held.layers) layer.end += length;
-      this.#build(slot, false);
-      const fence = this.#arena.fence();
-      fence.catch(() => {}); // awaited below, or after the loop
-      if (!(await previous)) return await fence && false;
-      onProgress?.({ stage: "prefill", done, total: tokens.length, unit: "tokens" });
-      previous = fence;
-      done += length;
-      last = length - 1;
-    }
+    const { last, finished } = await this.#prefill.read({ slot, held, tokens, onProgress });
+    if (!finished) return false;
     k.copy(this.#step.x, slot, this.#block.x, last, 1);
-    k.head(this.#logits, this.#step.x, weights.ends, null, this.#step.work, slot, 1);
+    k.head(this.#logits, this.#step.x, this.model.weights.ends, null, this.#step.work, slot, 1);
     k.greedy(this.#state.token, this.#state.logprob, this.#logits, null, slot, 1);
     this.#state.position.write(Int32Array.of(held.tokens.length), slot);
-    this.#build(slot, true);
     held.next = { token: null };
-    const finished = await this.#arena.fence();
-    if (finished) onProgress?.({ stage: "prefill", done, total: tokens.length, unit: "tokens" });
-    return finished;
+    return await this.#arena.fence();
   }
 
   /** Token by token through the policy's own reading. */
@@ -362,7 +349,7 @@ export class Session {
       const held = this.#held[slot];
       if (held.tokens.length >= this.capacity) this.#refuseLength(held.tokens.length + 1);
       active[slot] = 1;
-      this.#commit(slot, held.tokens.length + 1);
+      this.#keeper.commit(slot, held, 1);
     }
     if (active.some((on, slot) => on !== this.#active[slot])) this.#state.active.write(active);
     this.#active = active;
@@ -371,26 +358,11 @@ export class Session {
       const held = this.#held[slot];
       held.tokens.push(held.next!.token!);
       held.next = { token: null };
-      for (const layer of held.layers) layer.end++;
+      this.#keeper.stepped(held);
       this.#steps[slot]++;
-      this.#build(slot, true);
+      this.#layers.forEach((_, l) => this.#keeper.giveBack(slot, held, l, "step", 0));
+      this.#keeper.build(slot, held, true);
     }
-  }
-
-  /** Builds every segment that is complete. `ended`: the prompt has ended. */
-  #build(slot: number, ended: boolean): void {
-    this.#layers.forEach(({ policy, sink }, l) => {
-      if (policy === everyRow || !policy.build || !policy.due) return;
-      const layer = this.#held[slot].layers[l];
-      for (;;) {
-        const begin = tailBegin(layer, sink);
-        const due = policy.due(Math.max(0, layer.end - begin), ended);
-        if (due <= 0) return;
-        policy.build(this.#device.kernels, { slot, begin, rows: due, earlier: layer.segments });
-        layer.segments.push(due);
-        this.#state.tailBegin.write(Int32Array.of(begin + due), l * this.slots + slot);
-      }
-    });
   }
 
   /** Runs work that `signal` may cut short; true when it ran to its end. Afterwards nothing of it is on the device any more. */
@@ -414,20 +386,10 @@ export class Session {
   }
 
   #restore(mark: Mark): void {
-    this.#held[mark.slot] = mark.restore(this.#device.kernels);
-    this.#writeRows(mark.slot);
-  }
-
-  /** Tells the device what the host knows of a slot's rows. */
-  #writeRows(slot: number): void {
-    this.#held[slot].layers.forEach((layer, l) => {
-      this.#state.rowEnd.write(Int32Array.of(layer.end), l * this.slots + slot);
-      this.#state.tailBegin.write(Int32Array.of(tailBegin(layer, this.#layers[l].sink)), l * this.slots + slot);
-    });
-  }
-
-  #commit(slot: number, rows: number): void {
-    for (const layer of this.#layers) layer.rows.commit(slot, rows);
+    this.#keeper.commit(mark.slot, mark.state, 0);
+    const held = this.#held[mark.slot] = mark.restore(this.#device.kernels);
+    this.#keeper.write(mark.slot, held);
+    this.#layers.forEach(({ rows }, l) => rows.release(mark.slot, held.layers[l].end));
   }
 
   #checkTokens(tokens: readonly number[], length: number): void {
@@ -477,6 +439,7 @@ function activations(arena: Arena, { shape }: LoadedModel, rows: number, attendW
     x: committed(arena, [rows, hidden]),
     q: committed(arena, [rows, heads, headDim]),
     attended: committed(arena, [rows, heads, headDim]),
+    lse: committed(arena, [rows, heads]),
     rotations: committed(arena, [rows, 2, shape.rope.dim / 2]),
     work: committed(arena, [Math.max(rows * perRow, attendWork)]),
   };

@@ -17,6 +17,7 @@ const storeys: readonly (readonly string[])[] = [
   ["lib/cluster/"],
   ["lib/policies/"],
   ["lib/decoder.ts", "lib/recording.ts", "lib/kv/", "lib/weights.ts"],
+  ["lib/prefill.ts"],
   ["lib/session.ts"],
   ["lib/model.ts", "lib/metrics/"],
   ["lib/generate.ts"],

@@ -67,6 +67,27 @@ int32_t rkv_attn_in(int32_t q, int32_t rows, int32_t x, int32_t layer, int32_t r
   return rkv_submit(&c, RKV_OP_attn_in, &a, sizeof a);
 }
 
+int32_t rkv_queries(int32_t q, int32_t x, int32_t layer, int32_t active, int32_t rotations, int32_t work, int32_t count) {
+  rkv_check c = {.action = "make queries"};
+  rkv_queries_args a = {.count = count};
+  rkv_check_tensor(&c, &a.q, q, "q", F32_ONLY);
+  rkv_check_tensor(&c, &a.x, x, "x", F32_ONLY);
+  a.layer = rkv_check_layer(&c, layer);
+  rkv_check_optional(&c, &a.active, active, "active", I32_ONLY);
+  rkv_check_tensor(&c, &a.rotations, rotations, "rotations", F32_ONLY);
+  rkv_check_tensor(&c, &a.work, work, "work", F32_ONLY);
+  rkv_check_range(&c, "count", count, 1, RKV_OP_ROWS);
+  if (c.code == 0) {
+    const rkv_layer_data *l = a.layer;
+    SHAPE(&c, &a.q, "q", LEAST(count), l->heads, l->head_dim);
+    SHAPE(&c, &a.x, "x", LEAST(count), l->hidden);
+    SHAPE(&c, &a.active, "active", LEAST(count));
+    SHAPE(&c, &a.rotations, "rotations", LEAST(count), 2, l->rope_dim / 2);
+    rkv_check_work(&c, &a.work, (int64_t)count * l->hidden);
+  }
+  return rkv_submit(&c, RKV_OP_queries, &a, sizeof a);
+}
+
 int32_t rkv_attn_out(int32_t x, int32_t attended, int32_t layer, int32_t active, int32_t work, int32_t count) {
   rkv_check c = {.action = "end a layer (attnOut)"};
   rkv_attn_out_args a = {.count = count};

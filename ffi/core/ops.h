@@ -48,6 +48,7 @@ typedef struct { rkv_weight_data *weight; const void *source; int32_t rotated; }
 typedef struct { rkv_view rotations, position, frequencies; float factor; int32_t count; } rkv_rotations_args;
 typedef struct { rkv_view x; const rkv_model_data *model; rkv_view token, active; int32_t count; } rkv_embed_args;
 typedef struct { rkv_view q; const rkv_rows_data *rows; rkv_view x; const rkv_layer_data *layer; rkv_view rotations, position, work; int32_t slot, count; } rkv_attn_in_args;
+typedef struct { rkv_view q, x; const rkv_layer_data *layer; rkv_view active, rotations, work; int32_t count; } rkv_queries_args;
 typedef struct { rkv_view x, attended; const rkv_layer_data *layer; rkv_view active, work; int32_t count; } rkv_attn_out_args;
 typedef struct { rkv_view logits, x; const rkv_model_data *model; rkv_view active, work; int32_t first, count; } rkv_head_args;
 typedef struct { rkv_view token, logprob, logits, active; int32_t first, count; } rkv_greedy_args;
@@ -89,7 +90,8 @@ typedef struct { rkv_view to, basis, order; int32_t slot; } rkv_pick_channels_ar
   X(pack) X(rotations) X(embed) X(attn_in) X(attn_out) X(head) X(greedy) X(advance) X(copy) X(attend_chunk) X(attend) \
   X(seed_centroids) X(assign) X(group) X(centroid_means) X(permute_rows) X(centroid_scores) X(topk) X(fill_budget) X(gather_rows) X(set_tail) \
   X(attend_estimates) X(radius) X(fill_whole) X(page_bounds) X(page_scores) X(attention_mass) X(mass_rates) X(pool_scores) X(keep) X(compact) \
-  X(pick_rows) X(evict) X(project_rows) X(latent_scores) X(trim_index) X(reconstruct) X(channel_mass) X(pick_channels)
+  X(pick_rows) X(evict) X(project_rows) X(latent_scores) X(trim_index) X(reconstruct) X(channel_mass) X(pick_channels) \
+  X(queries)
 
 typedef enum {
 #define X(name) RKV_OP_##name,

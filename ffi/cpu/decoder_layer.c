@@ -126,6 +126,41 @@ void RKV_FN(rkv_attn_in_run)(const void *args, int32_t stage, int32_t piece, voi
   }
 }
 
+/* ---- queries: norm | q product | bias, q norm, rotation ---------------------------------------------------------------------------- */
+
+int32_t RKV_FN(rkv_queries_pieces)(const void *args, int32_t stage) {
+  const rkv_queries_args *op = args;
+  const int32_t n = rkv_active_count(op->active.data, op->count);
+  if (n == 0) return RKV_DONE;
+  switch (stage) {
+    case 0: return rkv_ceil_div(n, rkv_light_rows(op->layer->hidden));
+    case 1: return RKV_FN(rkv_product_pieces)(op->layer->q, n);
+    case 2: return rkv_ceil_div(n, finish_rows(op->layer));
+    default: return RKV_DONE;
+  }
+}
+
+void RKV_FN(rkv_queries_run)(const void *args, int32_t stage, int32_t piece, void *scratch) {
+  const rkv_queries_args *op = args;
+  const rkv_layer_data *layer = op->layer;
+  const int32_t n = rkv_active_count(op->active.data, op->count), width = layer->heads * layer->head_dim;
+  const int32_t *rows = rkv_active_rows((int32_t *)((char *)scratch + RKV_SCRATCH_ROWS), op->active.data, op->count);
+  float *normed = op->work.data, *q = op->q.data, *block = scratch;
+  if (stage == 1) {
+    const rkv_block at = RKV_FN(rkv_product_block)(layer->q, n, piece);
+    RKV_FN(rkv_product)(block, layer->q, (rkv_operand){normed, layer->hidden, NULL}, at, (char *)scratch + RKV_SCRATCH_PRODUCT);
+    for (int32_t i = 0; i < at.rows; i++)
+      memcpy(q + (int64_t)rkv_row_of(rows, at.row + i) * width + at.col, block + i * RKV_BLOCK_COLS, (size_t)at.cols * 4);
+    return;
+  }
+  const int32_t size = stage ? finish_rows(layer) : rkv_light_rows(layer->hidden);
+  for (int32_t i = piece * size, end = rkv_min_int(n, i + size); i < end; i++) {
+    const int64_t row = rkv_row_of(rows, i);
+    if (stage) finish_heads(q + row * width, layer->q_bias, layer->q_norm, (const float *)op->rotations.data + row * layer->rope_dim, layer->heads, layer);
+    else rkv_norm(normed + (int64_t)i * layer->hidden, (const float *)op->x.data + row * layer->hidden, layer->attn_norm->packed, layer->hidden, layer->eps);
+  }
+}
+
 /* ---- attn_out: o product and residual | norm | gate, up and their product | down product and residual ------------------------------ */
 
 int32_t RKV_FN(rkv_attn_out_pieces)(const void *args, int32_t stage) {

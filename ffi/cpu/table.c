@@ -13,6 +13,7 @@ const rkv_cpu RKV_FN(rkv_cpu) = {
     KERNEL(embed, NULL, 0),
     KERNEL(attn_in, "a slot has no room for another row (raise capacity)", 0),
     KERNEL(attn_out, NULL, 0),
+    KERNEL(queries, NULL, 0),
     KERNEL(head, NULL, 0),
     KERNEL(greedy, NULL, 0),
     KERNEL(advance, NULL, 0),

@@ -13,9 +13,13 @@ export interface Clusters {
   readonly offsets: Tensor;
   /** i32[slots]: clusters in use. */
   readonly count: Tensor;
-  /** f32[slots, kvHeads, maxClusters]. */
+  /** f32[slots, kvHeads, maxClusters]: the farthest member's distance, where it is asked for. */
+  readonly radius: Tensor | null;
+  /** f32[slots, kvHeads, maxClusters, headDim]: means of the members' values, where they are asked for. */
+  readonly means: Tensor | null;
+  /** f32[slots, kvHeads or heads, maxClusters]. */
   readonly scores: Tensor;
-  /** i32[slots, kvHeads, min(maxClusters, budget)]: cluster ids, best first. */
+  /** i32[slots, kvHeads or heads, min(maxClusters, budget)]: cluster ids, best first. */
   readonly ranked: Tensor;
   readonly labels: Tensor;
   readonly order: Tensor;
@@ -29,15 +33,22 @@ export function clustersOf(rows: number, tokensPerCluster: number): number {
   return Math.max(1, Math.round(rows / tokensPerCluster));
 }
 
-/** Memory for the clusters of one layer; segments have between `shortest` and `longest` rows. */
-export function allocateClusters(
-  memory: Allocator,
-  rows: Rows,
-  tokensPerCluster: number,
-  shortest: number,
-  longest: number = rows.capacity,
-): Clusters {
+export interface ClusterOptions {
+  readonly tokensPerCluster: number;
+  /** Fewest and most rows of a segment; 1 and the capacity unless said. */
+  readonly shortest?: number;
+  readonly longest?: number;
+  /** Rank for every query head, not for every KV head. */
+  readonly perHead?: boolean;
+  readonly radius?: boolean;
+  readonly means?: boolean;
+}
+
+/** Memory for the clusters of one layer. */
+export function allocateClusters(memory: Allocator, rows: Rows, options: ClusterOptions): Clusters {
   const { slots, kvHeads, capacity, headDim } = rows;
+  const { tokensPerCluster, shortest = 1, longest = capacity, perHead = false, radius = false, means = false } = options;
+  const ranks = perHead ? rows.heads : kvHeads;
   const segments = Math.ceil(capacity / shortest);
   const most = Math.ceil(capacity / tokensPerCluster) + segments;
   const run = Math.min(capacity, longest);
@@ -46,8 +57,10 @@ export function allocateClusters(
     centroids: memory.tensor("f32", [slots, kvHeads, most, headDim]),
     offsets: memory.tensor("i32", [slots, kvHeads, most + 1]),
     count: memory.tensor("i32", [slots]),
-    scores: memory.scratch("f32", [slots, kvHeads, most]),
-    ranked: memory.scratch("i32", [slots, kvHeads, Math.min(most, rows.budget)]),
+    radius: radius ? memory.tensor("f32", [slots, kvHeads, most]) : null,
+    means: means ? memory.tensor("f32", [slots, kvHeads, most, headDim]) : null,
+    scores: memory.scratch("f32", [slots, ranks, most]),
+    ranked: memory.scratch("i32", [slots, ranks, Math.min(most, rows.budget)]),
     labels: memory.scratch("i32", [slots, kvHeads, capacity]),
     order: memory.scratch("i32", [slots, kvHeads, capacity]),
     moved: memory.scratch("i32", [slots, kvHeads]),
@@ -62,7 +75,10 @@ export function clusterKeys(k: Kernels, rows: Rows, segment: Segment, clusters: 
   const first = segment.earlier.reduce((sum, length) => sum + clustersOf(length, tokensPerCluster), 0);
   const added = clustersOf(segment.rows, tokensPerCluster);
   const run = Int32Array.of(segment.slot, segment.begin, segment.rows, first, added);
+  const { centroids, order, offsets, radius, means } = clusters;
   kmeans(k, { ...clusters, keys: rows.keys }, run, iterations);
-  for (const tensor of [rows.keys, rows.values, rows.position]) k.permuteRows(tensor, clusters.order, clusters.work, run);
+  if (radius) k.radius(radius, rows.keys, centroids, order, offsets, run);
+  if (means) k.centroidMeans(means, rows.values, order, offsets, null, run);
+  for (const tensor of [rows.keys, rows.values, rows.position]) k.permuteRows(tensor, order, clusters.work, run);
   clusters.count.write(Int32Array.of(first + added), segment.slot);
 }

@@ -3,17 +3,20 @@ import type { Arena } from "../device.ts";
 import type { Allocator } from "../policies/policy.ts";
 import type { Tensor } from "../tensor.ts";
 import type { DType } from "../types.ts";
+import type { Rows } from "./store.ts";
 
 export class SessionAllocator implements Allocator {
   /** State tensors of all layers, in the order they were asked for: what a mark copies and a saved session holds. */
   readonly state: Tensor[] = [];
   readonly #shared = new Map<string, Tensor>();
   #asked = new Map<string, number>();
+  #rows: Rows | undefined;
 
   constructor(private readonly arena: Arena, private readonly slots: number) {}
 
   /** A layer begins to ask: scratch starts again from the first of each shape. */
-  nextLayer(): void {
+  nextLayer(rows: Rows): void {
+    this.#rows = rows;
     this.#asked = new Map();
   }
 
@@ -23,6 +26,22 @@ export class SessionAllocator implements Allocator {
     }
     const tensor = this.#committed(dtype, shape);
     this.state.push(tensor);
+    return tensor;
+  }
+
+  perRow(dtype: DType, heads: number, width: number): Tensor {
+    const rows = this.#rows!;
+    const tensor = this.arena.tensor(dtype, [this.slots, heads, rows.capacity, width]);
+    rows.attach(tensor);
+    return tensor;
+  }
+
+  constant(values: Float32Array, shape: readonly number[]): Tensor {
+    const tensor = this.#committed("f32", shape);
+    if (values.length !== tensor.elements) {
+      throw new RangeError(`Cannot allocate a constant: it has ${values.length} numbers, want ${tensor.elements} ([${shape.join(", ")}])`);
+    }
+    tensor.write(values);
     return tensor;
   }
 

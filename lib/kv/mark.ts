@@ -22,6 +22,11 @@ export class Mark {
   readonly #kept: Kept[] = [];
   readonly #state: SlotState;
 
+  /** What the host knew at this place. */
+  get state(): SlotState {
+    return this.#state;
+  }
+
   /** Enqueues the copies. `state`: tensors whose first dimension is `slots`. */
   constructor(
     device: Device,
@@ -73,17 +78,17 @@ function slotRun(tensor: Tensor, slot: number): RowRun {
   return { tensor, row: slot * rows, rows };
 }
 
-/** Rows that a build may still permute: those of a layer's tail, where its policy builds segments. */
+/** Rows that may still move: those of the tail where a policy builds segments, all of them where it gives rows back. */
 function unbuiltRuns(layer: SessionLayer, slot: number, held: SlotState, l: number): RowRun[] {
   const { rows, policy, sink } = layer;
-  if (policy === everyRow || !policy.build) return [];
-  const begin = tailBegin(held.layers[l], sink);
+  if (policy === everyRow || (!policy.build && !policy.giveBack)) return [];
+  const begin = policy.giveBack ? 0 : tailBegin(held.layers[l], sink);
   const count = held.layers[l].end - begin;
   if (count <= 0) return [];
   const runs: RowRun[] = [{ tensor: rows.position, row: slot * rows.kvHeads, rows: rows.kvHeads }];
-  for (let h = 0; h < rows.kvHeads; h++) {
-    const row = (slot * rows.kvHeads + h) * rows.capacity + begin;
-    runs.push({ tensor: rows.keys, row, rows: count }, { tensor: rows.values, row, rows: count });
+  for (const tensor of [rows.keys, rows.values, ...rows.perRow]) {
+    const heads = tensor.shape[1];
+    for (let h = 0; h < heads; h++) runs.push({ tensor, row: (slot * heads + h) * rows.capacity + begin, rows: count });
   }
   return runs;
 }

@@ -11,18 +11,21 @@ export interface LayerRows {
 export interface SlotState {
   /** Tokens whose rows are held, oldest first. */
   tokens: number[];
+  /** How many of them were held when the last prompt ended; those after it were generated. */
+  prompt: number;
   /** The token that the last step chose and that was not fed yet; its number is known once it was yielded. */
   next: { token: number | null } | null;
   layers: LayerRows[];
 }
 
 export function emptySlot(layers: number): SlotState {
-  return { tokens: [], next: null, layers: Array.from({ length: layers }, () => ({ end: 0, segments: [] })) };
+  return { tokens: [], prompt: 0, next: null, layers: Array.from({ length: layers }, () => ({ end: 0, segments: [] })) };
 }
 
 export function cloneSlot(slot: SlotState): SlotState {
   return {
     tokens: [...slot.tokens],
+    prompt: slot.prompt,
     next: slot.next && { ...slot.next },
     layers: slot.layers.map(({ end, segments }) => ({ end, segments: [...segments] })),
   };

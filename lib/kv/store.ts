@@ -65,6 +65,7 @@ export class Rows {
   readonly scale: number;
   readonly budget: number;
   readonly #committed: number[];
+  readonly #perRow: Tensor[] = [];
 
   constructor(arena: Arena, readonly layer: number, shape: RowsShape, state: StepState) {
     const { slots, heads, kvHeads, headDim, capacity, dtype } = shape;
@@ -93,8 +94,26 @@ export class Rows {
   commit(slot: number, rows: number): void {
     if (rows <= this.#committed[slot]) return;
     const wanted = Math.min(this.capacity, Math.ceil(rows / 512) * 512);
-    for (const tensor of [this.keys, this.values]) tensor.commit(wanted, slot);
+    for (const tensor of [this.keys, this.values, ...this.#perRow]) tensor.commit(wanted, slot);
     this.#committed[slot] = wanted;
+  }
+
+  /** Gives back the memory of rows from `row` on. */
+  release(slot: number, row: number): void {
+    const wanted = Math.ceil(row / 512) * 512;
+    if (wanted >= this.#committed[slot]) return;
+    for (const tensor of [this.keys, this.values, ...this.#perRow]) tensor.release(slot, wanted);
+    this.#committed[slot] = wanted;
+  }
+
+  /** State of each row beside key and value: its memory comes and goes with theirs. */
+  get perRow(): readonly Tensor[] {
+    return this.#perRow;
+  }
+
+  /** `tensor`: [slots, heads, capacity, width]. */
+  attach(tensor: Tensor): void {
+    this.#perRow.push(tensor);
   }
 }
 

@@ -149,6 +149,11 @@ function attnIn(row: AttnIn, random: Random): Args {
   };
 }
 
+function queries(row: AttnIn, random: Random): Args {
+  const { q, x, layer, rotations } = attnIn({ ...row, slot: STEP }, random) as Record<string, Args[string]>;
+  return { q, x, layer, active: activeSlots(row.count, row.inactive), rotations, work: work(row.count * row.hidden), count: row.count };
+}
+
 interface AttnOut extends LayerOptions, OverRows {
   intermediate: number;
 }
@@ -244,6 +249,12 @@ export const layerCases: Case[] = [
     },
     { slot: 0, count: 5, lengths: [2], ...nano, weights: "f32", rotated: true },
     { slot: STEP, count: 1, lengths: [2], ...nano, weights: "bf16", rotated: true },
+  ]),
+  ...cases<AttnIn>("queries", twice(naive("f32")), queries, [
+    { slot: STEP, count: 1, lengths: [0], ...nano, weights: "bf16" },
+    { slot: STEP, count: 3, lengths: [0, 0, 0], inactive: [1], ...nano, weights: "f32" },
+    { slot: STEP, count: 5, lengths: [0, 0, 0, 0, 0], ...odd, weights: "bf16", biases: true },
+    { slot: STEP, count: 3, lengths: [0, 0, 0], hidden: 64, kvHeads: 2, group: 2, headDim: 32, weights: "f16", norms: true, ropeDim: 20 },
   ]),
   ...cases<AttnOut>("attnOut", twice(naive("f32")), attnOut, [
     { count: 9, ...nano, intermediate: 144, weights: "f32" },

@@ -2,7 +2,7 @@
  * clusterKV() on a device against the literal transcription of the paper in tests/reference/clusterkv.ts: the same clusters, the same
  * rows, over random keys and over the nano model's own.
  */
-import { assert, assertEquals, assertGreater, assertLess } from "@std/assert";
+import { assert, assertEquals, assertGreater, assertLess, fail } from "@std/assert";
 import { readFileSync } from "node:fs";
 import { describe, it } from "node:test";
 import { type Arena, type Device, isas, open } from "../../lib/device.ts";
@@ -52,6 +52,8 @@ class PolicyLayer {
     const memory: Allocator = {
       tensor: (dtype, extents) => this.#keep(this.#tensor(dtype, extents)),
       scratch: (dtype, extents) => this.#tensor(dtype, extents),
+      perRow: () => fail("clusterKV asks for no state of rows"),
+      constant: () => fail("clusterKV asks for no constants"),
     };
     const layer = clusterKV(numbers).layer(this.rows, memory);
     assert(layer !== everyRow);
@@ -89,7 +91,7 @@ class PolicyLayer {
     const { slots, kvHeads, capacity, heads, headDim, budget } = this.rows;
     const q = this.#tensor("f32", [slots, heads, headDim]);
     q.write(Float32Array.from(queries.flat().flatMap((query) => [...query])));
-    const index = await this.layer.select(this.device.kernels, q).index!.read();
+    const index = await this.layer.select(this.device.kernels, q, { rotations: q }).index!.read();
     const position = await this.rows.position.read();
     return range(slots).map((s) =>
       range(kvHeads).map((h) => {

@@ -60,6 +60,22 @@ export function attnIn(
   }
 }
 
+export function queries(
+  q: Plain,
+  x: Plain,
+  layer: Layer,
+  active: Plain | null,
+  rotations: Plain,
+  _work: Plain,
+  count: number,
+): void {
+  const w = layer.weights;
+  for (const i of taking(range(count), active)) {
+    const h = rmsNorm(at(x, i), w.attnNorm.data, layer.eps);
+    headsOf(h, layer, w.q, w.qBias, w.qNorm).forEach((head, g) => at(q, i, g).set(rotate(head, at(rotations, i, 0), at(rotations, i, 1))));
+  }
+}
+
 export function attnOut(x: Plain, attended: Plain, layer: Layer, active: Plain | null, _work: Plain, count: number): void {
   const w = layer.weights;
   for (const i of taking(range(count), active)) {

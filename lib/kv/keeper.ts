@@ -1,0 +1,64 @@
+/** What happens to the rows of a slot between steps: memory, segments, rows given back. It keeps host and device of one mind. */
+import type { SessionLayer } from "../decoder.ts";
+import type { Kernels } from "../kernels.ts";
+import { everyRow, type Kept, type Layer, type Place } from "../policies/policy.ts";
+import { type SlotState, tailBegin } from "./slot.ts";
+import type { StepState } from "./store.ts";
+
+export class RowKeeper {
+  constructor(private readonly k: Kernels, private readonly layers: readonly SessionLayer[], private readonly state: StepState) {}
+
+  /** Commits memory for `more` rows beyond those that a layer, or every layer, holds. */
+  commit(slot: number, held: SlotState, more: number, only?: number): void {
+    this.layers.forEach(({ rows }, l) => {
+      if (only === undefined || only === l) rows.commit(slot, held.layers[l].end + more);
+    });
+  }
+
+  /** Tells the device what the host knows of a slot's rows. */
+  write(slot: number, held: SlotState): void {
+    held.layers.forEach((layer, l) => {
+      const { rows, sink } = this.layers[l];
+      this.state.rowEnd.write(Int32Array.of(layer.end), l * rows.slots + slot);
+      this.state.tailBegin.write(Int32Array.of(tailBegin(layer, sink)), l * rows.slots + slot);
+    });
+  }
+
+  /** Builds every segment that is complete. `ended`: the prompt has ended. */
+  build(slot: number, held: SlotState, ended: boolean): void {
+    this.layers.forEach(({ policy, rows, sink }, l) => {
+      if (policy === everyRow || !policy.build || !policy.due) return;
+      const layer = held.layers[l];
+      for (;;) {
+        const begin = tailBegin(layer, sink);
+        const due = policy.due(Math.max(0, layer.end - begin), ended);
+        if (due <= 0) return;
+        policy.build(this.k, { slot, begin, rows: due, earlier: layer.segments });
+        layer.segments.push(due);
+        this.state.tailBegin.write(Int32Array.of(begin + due), l * rows.slots + slot);
+      }
+    });
+  }
+
+  /** A step has left one row more in every layer, unless the step itself dropped one. */
+  stepped(held: SlotState): void {
+    this.layers.forEach(({ policy }, l) => {
+      const layer = held.layers[l];
+      layer.end++;
+      if (policy !== everyRow && policy.rowsAfterStep) layer.end = policy.rowsAfterStep(layer.end);
+    });
+  }
+
+  /** Gives back what a layer's policy no longer holds; returns what was kept where something was given back. */
+  giveBack(slot: number, held: SlotState, l: number, after: Place["after"], begin: number): Kept | undefined {
+    const { policy, rows } = this.layers[l];
+    if (policy === everyRow || !policy.giveBack) return;
+    const layer = held.layers[l];
+    const kept = (policy as Layer).giveBack!(this.k, { slot, after, rows: layer.end, begin, generated: held.tokens.length - held.prompt });
+    if (!kept) return;
+    this.k.compact(rows.handle, kept.also ?? null, kept.keep, slot, kept.count);
+    rows.release(slot, kept.count);
+    layer.end = kept.count;
+    return kept;
+  }
+}
