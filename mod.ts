@@ -13,7 +13,28 @@ export { type Mark } from "./lib/kv/mark.ts";
 export { full } from "./lib/policies/full.ts";
 export { slidingWindow, type SlidingWindowOptions } from "./lib/policies/sliding_window.ts";
 export { clusterKV, type ClusterKVOptions } from "./lib/policies/cluster_kv.ts";
-export { type Allocator, everyRow, type Layer, type Policy, type Segment, type Selection } from "./lib/policies/policy.ts";
+export { quest, type QuestOptions } from "./lib/policies/quest.ts";
+export { snapKV, type SnapKVOptions } from "./lib/policies/snap_kv.ts";
+export { h2o, type H2OOptions } from "./lib/policies/h2o.ts";
+export { chunkKV, type ChunkKVOptions } from "./lib/policies/chunk_kv.ts";
+export { pyramidInfer, type PyramidInferOptions } from "./lib/policies/pyramid_infer.ts";
+export { infiniGen, type InfiniGenOptions } from "./lib/policies/infini_gen.ts";
+export { sals, type SALSOptions } from "./lib/policies/sals.ts";
+export { LayerBases } from "./lib/calibration.ts";
+export {
+  type Allocator,
+  type Attention,
+  type Estimates,
+  everyRow,
+  type Kept,
+  type Layer,
+  type Place,
+  type Policy,
+  policyVersion,
+  type Segment,
+  type Selection,
+  type Step,
+} from "./lib/policies/policy.ts";
 export { RecallError } from "./lib/errors.ts";
 export type { AttendedRows } from "./lib/metrics/attended.ts";
 export type { KvDType, OnProgress, OnWarning, Progress } from "./lib/types.ts";

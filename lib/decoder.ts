@@ -41,7 +41,8 @@ export interface SessionLayer {
 export interface Chunk {
   readonly slot: number;
   readonly count: number;
-  /** Tokens of the prompt after it, and rows of the slot before the prompt. */
+  /** Tokens of the prompt before it and after it, and rows of the slot before the prompt. */
+  readonly from: number;
   readonly rest: number;
   readonly begin: number;
   /** i32[count]. */
@@ -51,17 +52,18 @@ export interface Chunk {
 /** Enqueues one layer over a chunk of one slot. */
 export function chunkLayer(k: Kernels, layer: SessionLayer, a: Activations, chunk: Chunk): void {
   const { rows, weights, policy } = layer;
-  const { slot, count, position, rest, begin } = chunk;
+  const { slot, count, position } = chunk;
   const observe = policy === everyRow ? undefined : policy.observe;
   k.attnIn(a.q, rows.handle, a.x, weights, a.rotations, position, a.work, slot, count);
   k.attendChunk(a.attended, observe ? a.lse : null, a.q, rows.handle, weights, slot, count);
-  observe?.(k, attentionOf(a, weights, slot, count, rest, begin));
+  observe?.(k, attentionOf(a, weights, chunk));
   k.attnOut(a.x, a.attended, weights, null, a.work, count);
 }
 
-function attentionOf(a: Activations, layer: LayerHandle, slot: number, count: number, rest: number, begin: number): Attention {
+function attentionOf(a: Activations, layer: LayerHandle, chunk: Omit<Chunk, "position">): Attention {
+  const { slot, count, from, rest, begin } = chunk;
   const { q, attended, lse, rotations } = a;
-  return { slot, count, rest, begin, q, attended, lse, rotations, layer };
+  return { slot, count, from, rest, begin, q, attended, lse, rotations, layer };
 }
 
 /** Enqueues one decode step of every active slot, from the token to feed to logits. */
@@ -100,5 +102,5 @@ function attendStep(k: Kernels, { rows, weights, policy, sink }: SessionLayer, a
     const { centroids, means, bias } = estimates;
     k.attendEstimates(a.attended, a.lse, a.q, rows.handle, weights, centroids, means, bias, a.work);
   }
-  policy.attended?.(k, attentionOf(a, weights, STEP, slots, 0, 0));
+  policy.attended?.(k, attentionOf(a, weights, { slot: STEP, count: slots, from: 0, rest: 0, begin: 0 }));
 }

@@ -64,7 +64,7 @@ export class Prefill {
     for (const { from, count } of pieces(tokens.length, this.chunk)) {
       this.keeper.commit(slot, held, count);
       this.#embed(tokens, from, count, held.tokens.length);
-      const chunk = { slot, count, rest: tokens.length - from - count, begin, position: this.#position };
+      const chunk = { slot, count, from, rest: tokens.length - from - count, begin, position: this.#position };
       for (const layer of this.layers) chunkLayer(k, layer, block, chunk);
       for (let i = from; i < from + count; i++) held.tokens.push(tokens[i]);
       for (const layer of held.layers) layer.end += count;
@@ -93,7 +93,7 @@ export class Prefill {
         k.copy(block.x, 0, hidden, from, count);
         k.copy(this.#position, 0, places, from, count);
         k.rotations(block.rotations, this.#position, weights.frequencies, weights.rotationFactor, count);
-        chunkLayer(k, layer, block, { slot, count, rest: rows - from - count, begin: before, position: this.#position });
+        chunkLayer(k, layer, block, { slot, count, from, rest: rows - from - count, begin: before, position: this.#position });
         k.copy(hidden, from, block.x, 0, count);
         last = count - 1;
         held.layers[l].end += count;

@@ -1,5 +1,6 @@
 /** A session: a model, a policy, and the KV rows and step state of one or more slots in one arena. */
 import type { LoadedModel } from "./model.ts";
+import { activations, committed, everyRotation } from "./activations.ts";
 import { type Activations, type SessionLayer, step } from "./decoder.ts";
 import type { Arena, Device } from "./device.ts";
 import { RecallError } from "./errors.ts";
@@ -115,6 +116,7 @@ export class Session {
 
     const { heads, kvHeads, headDim, layers } = shape;
     const rowsShape: RowsShape = {
+      layers,
       slots,
       heads,
       kvHeads,
@@ -128,7 +130,7 @@ export class Session {
     this.#arena = device.arena(4 * rowBytes + 4 * slots * shape.vocab + 4 * capacity * shape.hidden + (1 << 30));
     const arena = this.#arena;
     this.#state = stepState(arena, layers, slots);
-    this.#memory = new SessionAllocator(arena, slots);
+    this.#memory = new SessionAllocator(arena, slots, () => everyRotation(arena, model, capacity));
     for (let layer = 0; layer < layers; layer++) {
       const rows = new Rows(arena, layer, rowsShape, this.#state);
       this.#memory.nextLayer(rows);
@@ -268,6 +270,7 @@ export class Session {
     this.#idle("reset");
     this.#slot(slot);
     const held = this.#held[slot] = emptySlot(this.#layers.length);
+    this.#memory.reset(slot);
     this.#keeper.write(slot, held);
     for (const { rows } of this.#layers) rows.release(slot, 0);
     for (const mark of [...this.#marks]) {
@@ -430,25 +433,6 @@ export class Session {
       this.#busy = null;
     }
   }
-}
-
-function activations(arena: Arena, { shape }: LoadedModel, rows: number, attendWork: number): Activations {
-  const { hidden, heads, kvHeads, headDim, intermediate } = shape;
-  const perRow = Math.max(hidden + 2 * kvHeads * headDim, hidden + 2 * intermediate);
-  return {
-    x: committed(arena, [rows, hidden]),
-    q: committed(arena, [rows, heads, headDim]),
-    attended: committed(arena, [rows, heads, headDim]),
-    lse: committed(arena, [rows, heads]),
-    rotations: committed(arena, [rows, 2, shape.rope.dim / 2]),
-    work: committed(arena, [Math.max(rows * perRow, attendWork)]),
-  };
-}
-
-function committed(arena: Arena, shape: readonly number[]): Tensor {
-  const tensor = arena.tensor("f32", shape);
-  tensor.commit(shape.at(-2) ?? 1);
-  return tensor;
 }
 
 function whole(name: string, value: number, least: number, most: number): void {

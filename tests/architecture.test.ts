@@ -9,7 +9,7 @@ const root = new URL("../", import.meta.url);
 /** Storeys from the ground up: a file imports (at run time) from its own storey or below. */
 const storeys: readonly (readonly string[])[] = [
   ["lib/types.ts", "lib/errors.ts", "lib/format.ts", "lib/std/"],
-  ["lib/tensor.ts"],
+  ["lib/tensor.ts", "lib/calibration.ts"],
   ["lib/kernels.ts"],
   ["lib/device.ts", "lib/formats/", "lib/tokenizer/"],
   ["lib/kv/store.ts", "lib/kv/slot.ts", "lib/models/"],
@@ -17,7 +17,7 @@ const storeys: readonly (readonly string[])[] = [
   ["lib/cluster/"],
   ["lib/policies/"],
   ["lib/decoder.ts", "lib/recording.ts", "lib/kv/", "lib/weights.ts"],
-  ["lib/prefill.ts"],
+  ["lib/prefill.ts", "lib/activations.ts"],
   ["lib/session.ts"],
   ["lib/model.ts", "lib/metrics/"],
   ["lib/generate.ts"],

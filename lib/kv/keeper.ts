@@ -31,7 +31,7 @@ export class RowKeeper {
       const layer = held.layers[l];
       for (;;) {
         const begin = tailBegin(layer, sink);
-        const due = policy.due(Math.max(0, layer.end - begin), ended);
+        const due = policy.due(Math.max(0, layer.end - begin), ended, layer.segments);
         if (due <= 0) return;
         policy.build(this.k, { slot, begin, rows: due, earlier: layer.segments });
         layer.segments.push(due);

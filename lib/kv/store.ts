@@ -35,6 +35,8 @@ export function stepState(arena: Arena, layers: number, slots: number): StepStat
 }
 
 export interface RowsShape {
+  /** Layers of the model. */
+  readonly layers: number;
   readonly slots: number;
   readonly heads: number;
   readonly kvHeads: number;
@@ -57,6 +59,8 @@ export class Rows {
   /** i32[slots]: 1 if the slot takes part in the step. */
   readonly active: Tensor;
   readonly handle: RowsHandle;
+  /** Layers of the model; `layer` is one of them. */
+  readonly layers: number;
   readonly slots: number;
   readonly heads: number;
   readonly kvHeads: number;
@@ -76,6 +80,7 @@ export class Rows {
     this.handle = arena.rows([this.keys, this.values, this.position, state.rowEnd, state.tailBegin, state.active, state.attended], layer);
     this.#committed = new Array<number>(slots).fill(0);
     this.position.commit(kvHeads);
+    this.layers = shape.layers;
     this.slots = slots;
     this.heads = heads;
     this.kvHeads = kvHeads;

@@ -24,14 +24,16 @@ export interface Segment {
 
 /** Gives out memory, once per layer. */
 export interface Allocator {
-  /** State: kept for the whole session, restored by rewind, saved with it. The first dimension is `slots`. */
-  tensor(dtype: DType, shape: readonly number[]): Tensor;
+  /** State: kept for the whole session, restored by rewind, saved with it. The first dimension is `slots`; an empty slot's is `fill` (0). */
+  tensor(dtype: DType, shape: readonly number[], fill?: number): Tensor;
   /** State of each row, [slots, heads, capacity, width]: memory comes and goes with the rows. A row's is written once, when the row is. */
   perRow(dtype: DType, heads: number, width: number): Tensor;
   /** Room for intermediate results, shared by all layers: each layer finds there what the one before it left. Marks do not keep it. */
   scratch(dtype: DType, shape: readonly number[]): Tensor;
   /** Numbers that never change. */
-  constant(values: Float32Array, shape: readonly number[]): Tensor;
+  constant(values: Float32Array | Int32Array, shape: readonly number[]): Tensor;
+  /** f32[capacity, 2, ropeDim / 2]: cosines and sines of every position. */
+  rotations(): Tensor;
 }
 
 /** What `select` may look at beside the queries. */
@@ -62,7 +64,8 @@ export interface Attention {
   readonly slot: number;
   /** Queries. A chunk's are of the newest `count` rows. */
   readonly count: number;
-  /** Tokens of the prompt that come after this chunk; 0 in a step. */
+  /** Tokens of the prompt before this chunk, and after it; 0 in a step. */
+  readonly from: number;
   readonly rest: number;
   /** Rows of the slot before the prompt began; 0 in a step. */
   readonly begin: number;
@@ -104,7 +107,7 @@ export interface Layer {
   /** Enqueues the choice of rows for this step. q: f32[slots, heads, headDim], rotated. */
   select(k: Kernels, q: Tensor, step: Step): Selection;
   /** How many of the oldest unbuilt rows make a segment now (0: none yet). `ended`: the prompt has ended, rows come one by one. */
-  due?(unbuiltRows: number, ended: boolean): number;
+  due?(unbuiltRows: number, ended: boolean, earlier: readonly number[]): number;
   /** Enqueues what a complete segment needs, between steps. Its rows may be permuted; afterwards they are no longer in the tail. */
   build?(k: Kernels, segment: Segment): void;
   /** Enqueues something about the queries of a prompt, chunk after chunk. */
@@ -142,4 +145,10 @@ export function resolveBudget(budget: number | string, capacity: number): number
     throw new RangeError(`Cannot use budget ${JSON.stringify(budget)}: want a whole number of rows from 0, or a fraction such as "1/16"`);
   }
   return Math.min(rows, capacity);
+}
+
+/** Zeros in a slot's part of f32 state, between steps. */
+export function clearSlot(tensor: Tensor, slot: number): void {
+  const elements = tensor.elements / tensor.shape[0];
+  tensor.write(new Float32Array(elements), slot * elements);
 }

@@ -38,6 +38,7 @@ class PolicyLayer {
     this.#state = stepState(arena, 3, slots);
     this.#state.active.write(new Int32Array(slots).fill(1));
     const shape = {
+      layers: 3,
       slots,
       heads,
       kvHeads,
@@ -53,6 +54,7 @@ class PolicyLayer {
       tensor: (dtype, extents) => this.#keep(this.#tensor(dtype, extents)),
       scratch: (dtype, extents) => this.#tensor(dtype, extents),
       perRow: () => fail("clusterKV asks for no state of rows"),
+      rotations: () => fail("clusterKV asks for no rotations"),
       constant: () => fail("clusterKV asks for no constants"),
     };
     const layer = clusterKV(numbers).layer(this.rows, memory);
@@ -79,7 +81,7 @@ class PolicyLayer {
     const held = this.#slots[slot];
     for (;;) {
       const begin = this.numbers.sink + held.segments.reduce((sum, rows) => sum + rows, 0);
-      const due = this.layer.due!(Math.max(0, held.end - begin), ended);
+      const due = this.layer.due!(Math.max(0, held.end - begin), ended, held.segments);
       if (due === 0) return;
       this.layer.build!(this.device.kernels, { slot, begin, rows: due, earlier: [...held.segments] });
       held.segments.push(due);
