@@ -18,7 +18,7 @@ const storeys: readonly (readonly string[])[] = [
   ["lib/policies/"],
   ["lib/decoder.ts", "lib/recording.ts", "lib/kv/", "lib/weights.ts"],
   ["lib/prefill.ts", "lib/activations.ts"],
-  ["lib/session.ts"],
+  ["lib/session.ts", "lib/session_options.ts"],
   ["lib/model.ts", "lib/metrics/"],
   ["lib/generate.ts"],
   ["lib/cli/"],
