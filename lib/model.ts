@@ -73,8 +73,8 @@ export async function load(path: string = shippedModel(), options: LoadOptions =
 }
 
 /** Where the model that ships with recallkv lies. */
-export function shippedModel(name: "nano" = "nano"): string {
-  return fileURLToPath(new URL(`../models/${name}`, import.meta.url));
+export function shippedModel(): string {
+  return fileURLToPath(new URL("../models/mini/model-q8_0.gguf", import.meta.url));
 }
 
 let shared: Promise<LoadedModel> | undefined;

@@ -8,8 +8,8 @@ import { count } from "./format.ts";
 import { SessionAllocator } from "./kv/allocator.ts";
 import { Mark } from "./kv/mark.ts";
 import { RowKeeper } from "./kv/keeper.ts";
-import { emptySlot, type SlotState, tailBegin } from "./kv/slot.ts";
-import { reservedBytes, Rows, type RowsShape, type StepState, stepState } from "./kv/store.ts";
+import { cloneSlot, emptySlot, type SlotState, tailBegin } from "./kv/slot.ts";
+import { copyRows, reservedBytes, Rows, type RowsShape, type StepState, stepState } from "./kv/store.ts";
 import { full } from "./policies/full.ts";
 import { everyRow, type Policy, policyVersion, resolveBudget } from "./policies/policy.ts";
 import { Prefill } from "./prefill.ts";
@@ -123,6 +123,11 @@ export class Session {
     return this.#slot(slot).tokens;
   }
 
+  /** Rows that each layer holds for a slot: fewer than tokens where the policy gave some back. */
+  rows(slot = 0): number[] {
+    return this.#slot(slot).layers.map(({ end }) => end);
+  }
+
   /**
    * Reads tokens into a slot, after what it already holds. An aborted call throws the signal's reason and leaves the slot as it was.
    * Errors: RangeError past the capacity, for an unknown token or slot; RecallError `RKV_BUSY`, `RKV_MEMORY`.
@@ -147,6 +152,42 @@ export class Session {
       } finally {
         before[Symbol.dispose]();
       }
+    });
+  }
+
+  /**
+   * Takes over what a slot of another session has read, as if this one had read it (to the bit, where a policy would have moved no rows
+   * before the end): one prefill then serves many policies. This slot must be empty, and the other session's policy one that leaves rows as they were read. Errors: TypeError for a policy that must see the queries
+   * of a prompt; RangeError for another model, another `kvDtype`, or a text past the capacity.
+   */
+  async adopt(source: Session, options: { slot?: number; from?: number } = {}): Promise<void> {
+    const { slot = 0, from = 0 } = options;
+    const theirs = source.#slot(from);
+    if (this.#slot(slot).tokens.length > 0) throw new RangeError(`Cannot adopt: slot ${slot} holds tokens, want it empty (reset it)`);
+    if (source.model !== this.model || source.kvDtype !== this.kvDtype) {
+      throw new RangeError("Cannot adopt: the other session has another model or kvDtype, want the same");
+    }
+    if (theirs.tokens.length > this.capacity) this.#refuseLength(theirs.tokens.length);
+    if (!source.#layers.every(leavesRows)) throw new TypeError(`Cannot adopt from ${source.policy.name}: it moves rows, want full()`);
+    if (this.#layers.some(({ policy }) => policy !== everyRow && policy.observe)) {
+      throw new TypeError(`Cannot adopt for ${this.policy.name}: it must see the queries of the prompt, want a prefill`);
+    }
+    source.#idle("adopt");
+    await this.#alone("adopt", async () => {
+      const k = this.#device.kernels;
+      const held = this.#held[slot] = cloneSlot(theirs);
+      this.#keeper.commit(slot, held, 0);
+      this.#layers.forEach(({ rows }, l) => copyRows(k, rows, slot, source.#layers[l].rows, from, held.layers[l].end));
+      for (const [to, of] of [[this.#state.position, source.#state.position], [this.#state.token, source.#state.token]]) {
+        k.copy(to, slot, of, from, 1);
+      }
+      k.copy(this.#state.logprob, slot, source.#state.logprob, from, 1);
+      k.copy(this.#logits, slot, source.#logits, from, 1);
+      this.#keeper.write(slot, held);
+      this.#keeper.build(slot, held, false);
+      this.#layers.forEach((_, l) => this.#keeper.giveBack(slot, held, l, "prompt", 0));
+      this.#keeper.build(slot, held, true);
+      await this.#arena.fence();
     });
   }
 
@@ -386,6 +427,11 @@ export class Session {
       this.#busy = null;
     }
   }
+}
+
+/** Whether rows stay where they were read. */
+function leavesRows({ policy }: SessionLayer): boolean {
+  return policy === everyRow || !(policy.build || policy.giveBack || policy.rowsAfterStep);
 }
 
 function whole(name: string, value: number, least: number, most: number): void {

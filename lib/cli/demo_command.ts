@@ -7,6 +7,6 @@ export async function runDemo(args: readonly string[]): Promise<void> {
   const { values, rest } = options(args, { string: ["seed", "documents", "json"], boolean: [] });
   if (rest.length > 0) throw new Usage(`demo takes no "${rest[0]}"`);
   const seed = whole("seed", values.seed, 0) ?? 1;
-  const documents = whole("documents", values.documents, 1) ?? 20;
+  const documents = whole("documents", values.documents, 1) ?? 2;
   await demo({ seed, documents, json: values.json, print: (line) => process.stdout.write(`${line}\n`) });
 }

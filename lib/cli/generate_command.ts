@@ -55,8 +55,8 @@ function policy(name: string | undefined, budget: string | undefined): Policy {
   const kv = oneOf("kv", name, Object.keys(policies) as (keyof typeof policies)[]) ?? "full";
   const rows = budget !== undefined && /^\d+$/.test(budget) ? Number(budget) : budget;
   if (rows === undefined) return policies[kv]();
-  if (kv === "full") throw new Usage("--budget means nothing with --kv full, want --kv slidingWindow or clusterKV");
-  if (kv === "clusterKV") return policies.clusterKV({ budget: rows });
+  if (kv === "full" || kv === "pyramidInfer") throw new Usage(`--budget means nothing with --kv ${kv}, want another policy`);
+  if (kv !== "slidingWindow") return policies[kv]({ budget: rows });
   if (typeof rows !== "number") throw new Usage(`--budget is "${rows}", want a whole number of rows with --kv slidingWindow`);
   return policies.slidingWindow({ window: rows });
 }

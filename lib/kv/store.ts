@@ -1,6 +1,6 @@
 /** The KV rows of a session: one store per layer, and the step state they share. */
 import type { Arena } from "../device.ts";
-import type { RowsHandle } from "../kernels.ts";
+import type { Kernels, RowsHandle } from "../kernels.ts";
 import { rowBytes, type Tensor } from "../tensor.ts";
 import type { KvDType } from "../types.ts";
 
@@ -119,6 +119,17 @@ export class Rows {
   /** `tensor`: [slots, heads, capacity, width]. */
   attach(tensor: Tensor): void {
     this.#perRow.push(tensor);
+  }
+}
+
+/** Enqueues a copy of the first `count` rows of a slot that hold its text in order. */
+export function copyRows(k: Kernels, to: Rows, slot: number, from: Rows, of: number, count: number): void {
+  const places = Int32Array.from({ length: count }, (_, i) => i);
+  for (let h = 0; h < to.kvHeads; h++) {
+    const [toPlane, fromPlane] = [slot * to.kvHeads + h, of * from.kvHeads + h];
+    k.copy(to.keys, toPlane * to.capacity, from.keys, fromPlane * from.capacity, count);
+    k.copy(to.values, toPlane * to.capacity, from.values, fromPlane * from.capacity, count);
+    to.position.write(places, toPlane * to.capacity);
   }
 }
 

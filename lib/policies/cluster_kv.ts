@@ -78,7 +78,8 @@ export const clusterKV = (options: Partial<ClusterKVOptions> = {}): Policy => {
           k.fillWhole(index, bias, ranked, offsets, count, active);
           return { index, estimates: { centroids, means, bias } };
         },
-        selectBytes: (builtRows) => Math.round(builtRows / tokensPerCluster) * kvHeads * (4 * rows.headDim + 4) * (estimate ? 2 : 1),
+        selectBytes: (builtRows) =>
+          Math.round(builtRows / tokensPerCluster) * kvHeads * (4 * rows.headDim + (bound ? 8 : 4)) * (estimate ? 2 : 1),
       };
     },
   };

@@ -64,8 +64,12 @@ export function readGgufTokenizer(file: string, metadata: GgufMetadata): GgufTok
     chat: typeof template === "string" ? new ChatTemplate(template, Object.fromEntries(texts)) : null,
     bos,
     eos: [...new Set([...named, ...usual])],
-    addBos: addBos === true && bos !== null,
+    addBos: bos !== null && (addBos === true || beginsWithBos(template)), // the model was trained on texts that begin so
   };
+}
+
+function beginsWithBos(template: unknown): boolean {
+  return typeof template === "string" && /^\s*\{\{-?\s*bos_token/.test(template);
 }
 
 function addedTokens({ tokens, types }: Vocabulary): AddedToken[] {

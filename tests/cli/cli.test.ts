@@ -48,7 +48,7 @@ describe("recallkv", () => {
     assertEquals(err, "");
     assertEquals(code, 0);
     const { text, tokens, finishReason, stats } = JSON.parse(out);
-    assertEquals([typeof text, tokens.length, finishReason, stats.budget], ["string", 5, "length", 11]); // no more rows than there are tokens
+    assertEquals([typeof text, tokens.length, finishReason, stats.budget], ["string", 5, "length", 9]); // no more rows than there are tokens
   });
 
   it("reads the prompt from a file and from standard input", async () => {

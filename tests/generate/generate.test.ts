@@ -19,7 +19,7 @@ describe("generate", () => {
   });
 
   it("ends with the model's end token and leaves it out of the text", async () => {
-    const { text, finishReason, tokens } = await generate(question, { special: true, maxTokens: 40 });
+    const { text, finishReason, tokens } = await generate(question, { model: await nano(), special: true, maxTokens: 40 });
     assertEquals(text.trim(), "Clara lives in Porto.");
     assertEquals(finishReason, "stop");
     assert((await nano()).shape.eos.includes(tokens.at(-1)!));
