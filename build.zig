@@ -81,7 +81,7 @@ const Recipe = struct {
             r.addC(m, "ffi/cpu", r.b.fmt("-DRKV_ISA={s}", .{isa.name}), isa.flags);
             root.linkLibrary(r.b.addLibrary(.{ .name = r.b.fmt("cpu_{s}", .{isa.name}), .linkage = .static, .root_module = m }));
         }
-        r.addC(root, "cuda", if (r.nvcc == null) "-DRKV_CUDA=0" else "-DRKV_CUDA=1", &.{"-std=c23"}); // c23: #embed
+        r.addC(root, "cuda", if (r.nvcc == null) "-DRKV_HAS_KERNELS=0" else "-DRKV_HAS_KERNELS=1", &.{"-std=c23"}); // c23: #embed
         if (r.nvcc) |nvcc| for (r.files("cuda", ".cu")) |name| { // cuda/x.cu -> #embed "x.fatbin"
             const run = r.b.addSystemCommand(&.{nvcc});
             run.addArgs(nvcc_flags);

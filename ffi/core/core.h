@@ -100,6 +100,7 @@ typedef struct rkv_tape {
   rkv_entry *entries;
   int32_t count, room;
   int32_t arenas[16], arena_count; /* handles of all arenas that its ops use */
+  void *recorded;                  /* what a remote device made of it at the first replay */
 } rkv_tape;
 
 struct rkv_arena_object {
@@ -110,10 +111,31 @@ struct rkv_arena_object {
   _Atomic int64_t committed;
   rkv_object *objects;
   rkv_tape *recording;
+  void *pages; /* a remote device's own notes on `memory` */
   atomic_int cancel, poisoned;
   bool cut; /* the queue's own: an op was left out or cut short since the last job */
   char fault[256]; /* written once, before poisoned is set */
 };
+
+/* Places in an arena's memory: `planes` runs of `bytes` bytes, `stride` apart. */
+typedef struct rkv_span { uint8_t *begin; size_t bytes, stride; int32_t planes; } rkv_span;
+
+/* What a queue asks of a device whose memory is not the process's and which works behind the queue's back. Unless said otherwise these are
+ * called by the queue's thread, in the order of the entries, and return before the work is done. */
+typedef struct rkv_remote {
+  void *(*reserve)(void *state, rkv_arena_object *arena, size_t bytes); /* any thread; address space; NULL: none left */
+  void (*unreserve)(void *state, rkv_arena_object *arena);              /* waits for the arena's work; forgets its tapes */
+  /* Any thread: zeros where there was no memory. 0, or what rkv_refuse returned. Memory that was taken is added to arena->committed. */
+  int32_t (*commit)(void *state, rkv_arena_object *arena, const rkv_span *span, const char *action);
+  void (*disclaim)(void *state, rkv_arena_object *arena, const rkv_span *span); /* any thread: a release of these is about to be enqueued */
+  void (*release)(void *state, rkv_arena_object *arena, const rkv_span *span);
+  void (*memory)(void *state, int64_t *total, int64_t *available);      /* any thread */
+  void (*write)(void *state, rkv_arena_object *arena, void *to, const void *from, size_t bytes); /* `from` is free again on return */
+  /* Brings `bytes` bytes to the host (none for a fence), then calls rkv_job_finish with `code`, or with what went wrong. */
+  void (*read)(void *state, rkv_arena_object *arena, int32_t job, void *to, const void *from, size_t bytes, int32_t code);
+  int32_t (*replay)(void *state, rkv_arena_object *arena, struct rkv_tape *tape); /* as `run` */
+  void (*forget)(void *state, struct rkv_tape *tape);                   /* frees tape->recorded */
+} rkv_remote;
 
 /* What a queue asks of the machine behind it. */
 typedef struct rkv_backend {
@@ -123,6 +145,7 @@ typedef struct rkv_backend {
   size_t (*packed_bytes)(void *state, int32_t type, int32_t rows, int32_t cols);
   void (*describe)(void *state, char *text, size_t bytes);
   void (*close)(void *state);
+  const rkv_remote *remote; /* NULL: memory is the process's, and an op has ended when `run` returns */
 } rkv_backend;
 
 #define RKV_RING 8192
@@ -141,6 +164,7 @@ struct rkv_device {
 };
 
 int32_t rkv_device_start(const rkv_backend *backend, void *state); /* returns a device */
+void rkv_job_finish(rkv_device *device, int32_t job, int32_t code); /* any thread: its bytes have arrived */
 /* An entry to be filled, or NULL with a sentence when no more than `kept` places are free (RKV_KEPT for ops); then rkv_queue_give. */
 rkv_entry *rkv_queue_entry(rkv_device *device, int32_t kept, const char *action);
 void rkv_queue_give(rkv_device *device);
@@ -165,6 +189,10 @@ void rkv_pool_close(rkv_pool *pool);
 int32_t rkv_pool_run(rkv_pool *pool, rkv_arena_object *arena, int32_t op, const void *args);
 const rkv_cpu *rkv_pool_cpu(const rkv_pool *pool);
 int32_t rkv_pool_threads(const rkv_pool *pool);
+
+/* ---- cuda/: opens the CUDA device; returns a device, or a refusal that says what is missing ---- */
+
+int32_t rkv_cuda_open(void);
 
 extern const char *const rkv_op_names[RKV_OP_COUNT]; /* as TypeScript calls them */
 

@@ -58,7 +58,7 @@ static void cpu_close(void *pool) { rkv_pool_close(pool); }
 static const rkv_backend cpu_backend = {.kind = RKV_CPU, .run = cpu_run, .packed_bytes = cpu_packed_bytes, .describe = cpu_describe, .close = cpu_close};
 
 int32_t rkv_open(int32_t kind, int32_t threads, int32_t isa) {
-  if (kind == RKV_CUDA) return rkv_refuse(RKV_DEVICE, "Cannot open cuda: this library was built without CUDA kernels");
+  if (kind == RKV_CUDA) return rkv_cuda_open();
   if (kind != RKV_CPU) return rkv_refuse(RKV_RANGE, "Cannot open a device: kind is %d, want %d or %d", kind, RKV_CPU, RKV_CUDA);
   int32_t most = best();
   if (isa < 0 || isa > most) return rkv_refuse(RKV_RANGE, "Cannot open cpu: isa is %d, want 0 to %d", isa, most);
@@ -83,7 +83,9 @@ int32_t rkv_describe(int32_t device, uint8_t *text, uint32_t bytes) {
 }
 
 int32_t rkv_device_memory(int32_t device, int64_t *sizes) {
-  if (rkv_handle_get(device, KIND_DEVICE, "measure memory", "device") == NULL) return RKV_STALE;
-  rkv_os_memory(&sizes[0], &sizes[1]);
+  rkv_device *d = rkv_handle_get(device, KIND_DEVICE, "measure memory", "device");
+  if (d == NULL) return RKV_STALE;
+  if (d->backend->remote != NULL) d->backend->remote->memory(d->state, &sizes[0], &sizes[1]);
+  else rkv_os_memory(&sizes[0], &sizes[1]);
   return 0;
 }

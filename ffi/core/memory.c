@@ -15,9 +15,12 @@ static pthread_mutex_t promises = PTHREAD_MUTEX_INITIALIZER;
 static int64_t promised, spare;
 static uint64_t looked_at;
 
-/* Promises bytes to an arena, or takes them back (bytes < 0). */
+static const rkv_remote *remote_of(const rkv_arena_object *arena) { return arena->device->backend->remote; }
+
+/* Promises bytes to an arena, or takes them back (bytes < 0). A remote device counts its memory itself, when it takes it. */
 static int32_t count_memory(rkv_arena_object *arena, int64_t bytes, const char *action) {
   int32_t code = 0;
+  if (remote_of(arena) != NULL) return 0;
   pthread_mutex_lock(&promises);
   if (bytes > 0 && (bytes > spare || rkv_os_nanoseconds() - looked_at > LOOK_NANOSECONDS)) {
     int64_t total, available, untouched = promised - rkv_os_touched();
@@ -45,12 +48,15 @@ int32_t rkv_arena(int32_t device, int64_t reserve) {
   rkv_arena_object *arena = calloc(1, sizeof *arena);
   size_t page = rkv_os_page();
   size_t bytes = ((size_t)reserve + page - 1) / page * page;
-  uint8_t *memory = arena == NULL ? NULL : rkv_os_reserve(bytes);
+  const rkv_remote *remote = d->backend->remote;
+  uint8_t *memory = arena == NULL ? NULL : remote != NULL ? remote->reserve(d->state, arena, bytes) : rkv_os_reserve(bytes);
   if (memory == NULL) {
     free(arena);
     return rkv_refuse(RKV_MEMORY, "Cannot make an arena: address space for %lld bytes is needed and there is none left", (long long)reserve);
   }
-  *arena = (rkv_arena_object){.device = d, .memory = memory, .reserved = bytes};
+  arena->device = d;
+  arena->memory = memory;
+  arena->reserved = bytes;
   arena->handle = rkv_handle_new(KIND_ARENA, arena);
   if (arena->handle < 0) {
     int32_t code = arena->handle;
@@ -79,6 +85,10 @@ void *rkv_arena_take(rkv_arena_object *arena, size_t bytes, bool commit, const c
     return NULL;
   }
   if (commit && count_memory(arena, (int64_t)bytes, action) != 0) return NULL;
+  if (commit && remote_of(arena) != NULL) {
+    const rkv_span span = {arena->memory + begin, bytes, 0, 1};
+    if (remote_of(arena)->commit(arena->device->state, arena, &span, action) != 0) return NULL;
+  }
   arena->used = begin + bytes;
   return arena->memory + begin;
 }
@@ -159,6 +169,15 @@ int32_t rkv_commit(int32_t handle, int32_t slot, int32_t rows) {
     if (rows > tensor->committed[s]) bytes += (rows - tensor->committed[s]) * p.planes * (int64_t)p.row_bytes;
   }
   if (count_memory(arena, bytes, action) != 0) return RKV_MEMORY;
+  if (remote_of(arena) != NULL && bytes > 0) {
+    size_t plane = (size_t)p.rows * p.row_bytes;
+    for (int32_t s = first; s < last; s++) {
+      if (rows <= tensor->committed[s]) continue;
+      uint8_t *slot_begin = (uint8_t *)tensor->view.data + (size_t)s * (size_t)p.planes * plane;
+      const rkv_span span = {slot_begin + (size_t)tensor->committed[s] * p.row_bytes, (size_t)(rows - tensor->committed[s]) * p.row_bytes, plane, (int32_t)p.planes};
+      if (remote_of(arena)->commit(arena->device->state, arena, &span, action) != 0) return RKV_MEMORY;
+    }
+  }
   for (int32_t s = first; s < last; s++) {
     if (rows > tensor->committed[s]) tensor->committed[s] = rows;
   }
@@ -186,6 +205,10 @@ int32_t rkv_release(int32_t handle, int32_t slot, int32_t row) {
   entry->as.release.bytes = plane - (size_t)row * p.row_bytes;
   entry->as.release.stride = plane;
   entry->as.release.planes = (int32_t)p.planes;
+  if (remote_of(arena) != NULL) {
+    const rkv_span span = {begin, entry->as.release.bytes, plane, (int32_t)p.planes};
+    remote_of(arena)->disclaim(arena->device->state, arena, &span);
+  }
   rkv_queue_give(arena->device);
   count_memory(arena, -((tensor->committed[slot] - row) * p.planes * (int64_t)p.row_bytes), action);
   tensor->committed[slot] = row;
@@ -204,7 +227,8 @@ void rkv_arena_free(rkv_arena_object *arena) {
     free(o->extra);
     free(o);
   }
-  rkv_os_unreserve(arena->memory, arena->reserved);
+  if (remote_of(arena) != NULL) remote_of(arena)->unreserve(arena->device->state, arena);
+  else rkv_os_unreserve(arena->memory, arena->reserved);
   count_memory(arena, -atomic_load(&arena->committed), "close");
   free(arena);
 }

@@ -51,7 +51,7 @@ static void forget_job(job *j) {
   pthread_mutex_unlock(&job_mutex);
 }
 
-static void finish_job(rkv_device *d, int32_t number, int32_t code) {
+void rkv_job_finish(rkv_device *d, int32_t number, int32_t code) {
   const int32_t pair[2] = {number, code};
   job *j = job_of(number);
   if (j->kept) atomic_store(&j->arrived, true);
@@ -73,28 +73,53 @@ static int32_t code_of(rkv_arena_object *arena) {
   return atomic_load(&arena->poisoned) ? RKV_POISONED : cut || atomic_load(&arena->cancel) ? RKV_CANCELLED : 0;
 }
 
+static void replay_remote(rkv_device *d, rkv_arena_object *arena, rkv_tape *tape) {
+  if (atomic_load(&arena->poisoned)) return;
+  if (atomic_load(&arena->cancel)) arena->cut = true;
+  else if (d->backend->remote->replay(d->state, arena, tape) != 0) atomic_store(&arena->poisoned, 1);
+}
+
 static void run_entry(rkv_device *d, rkv_entry *e) {
+  const rkv_remote *remote = d->backend->remote;
   switch (e->kind) {
     case ENTRY_OP:
       run_op(d, e->arena, e->op, e->as.args);
       break;
     case ENTRY_REPLAY:
+      if (remote != NULL) {
+        replay_remote(d, e->arena, e->as.tape);
+        break;
+      }
       for (int32_t i = 0; i < e->as.tape->count; i++) run_op(d, e->arena, e->as.tape->entries[i].op, e->as.tape->entries[i].as.args);
       break;
     case ENTRY_WRITE:
-      if (!atomic_load(&e->arena->poisoned)) memcpy(e->as.copy.to, e->as.copy.staging ? e->as.copy.staging : e->as.copy.inlined, e->as.copy.bytes);
+      if (!atomic_load(&e->arena->poisoned)) {
+        const void *from = e->as.copy.staging ? e->as.copy.staging : e->as.copy.inlined;
+        if (remote != NULL) remote->write(d->state, e->arena, e->as.copy.to, from, e->as.copy.bytes);
+        else memcpy(e->as.copy.to, from, e->as.copy.bytes);
+      }
       free(e->as.copy.staging);
       break;
     case ENTRY_READ: {
       job *j = job_of(e->op);
+      if (remote != NULL) {
+        remote->read(d->state, e->arena, e->op, j->data, e->as.copy.to, e->as.copy.bytes, code_of(e->arena));
+        break;
+      }
       memcpy(j->data, e->as.copy.to, e->as.copy.bytes);
-      finish_job(d, e->op, code_of(e->arena));
+      rkv_job_finish(d, e->op, code_of(e->arena));
       break;
     }
     case ENTRY_FENCE:
-      finish_job(d, e->op, code_of(e->arena));
+      if (remote != NULL) remote->read(d->state, e->arena, e->op, NULL, NULL, 0, code_of(e->arena));
+      else rkv_job_finish(d, e->op, code_of(e->arena));
       break;
     case ENTRY_RELEASE:
+      if (remote != NULL) {
+        const rkv_span span = {e->as.release.begin, e->as.release.bytes, e->as.release.stride, e->as.release.planes};
+        remote->release(d->state, e->arena, &span);
+        break;
+      }
       for (int32_t i = 0; i < e->as.release.planes; i++) {
         rkv_os_discard((uint8_t *)e->as.release.begin + (size_t)i * e->as.release.stride, e->as.release.bytes);
       }
@@ -107,6 +132,7 @@ static void run_entry(rkv_device *d, rkv_entry *e) {
       atomic_fetch_sub(&d->users, 1);
       break;
     case ENTRY_FREE_TAPE:
+      if (remote != NULL) remote->forget(d->state, e->as.tape);
       free(e->as.tape->entries);
       free(e->as.tape);
       break;

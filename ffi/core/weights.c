@@ -76,7 +76,7 @@ int32_t rkv_weight(int32_t arena_handle, int32_t file_handle, int64_t offset, in
     free(weight);
     return RKV_MEMORY;
   }
-  rkv_os_use_whole(memory, packed);
+  if (d->backend->remote == NULL) rkv_os_use_whole(memory, packed);
   weight->data = (rkv_weight_data){.packed = memory, .bytes = packed, .type = type, .rows = rows, .cols = cols};
   int32_t handle = rkv_arena_own(arena, &weight->object, NULL, KIND_WEIGHT);
   if (handle < 0) return handle;

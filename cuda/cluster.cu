@@ -1,0 +1,243 @@
+/* cluster.cu: k-means over the keys of a segment, all KV heads of one slot at once. Cosine assignment, raw means, ties to the lower id.
+ * Heads whose labels are at rest return at once: the host never asks. */
+#include "common.cuh"
+
+DEVICE int64_t plane_of(const rkv_view &view, const rkv_run &run, int head) { return (int64_t)run.slot * view.shape[1] + head; }
+DEVICE int *ints(const rkv_view &view, const rkv_run &run, int head) { return (int *)view.data + plane_of(view, run, head) * view.shape[2]; }
+DEVICE float *centroids_of(const rkv_view &view, const rkv_run &run, int head) {
+  return (float *)view.data + (plane_of(view, run, head) * view.shape[2] + run.cluster) * view.shape[3];
+}
+DEVICE const char *keys_of(const rkv_view &view, const rkv_run &run, int head) {
+  return (const char *)view.data + plane_of(view, run, head) * view.shape[2] * row_bytes(view.dtype, view.shape[3]);
+}
+DEVICE int *flag(const rkv_view &moved, const rkv_run &run, int head) { return (int *)moved.data + (int64_t)run.slot * moved.shape[1] + head; }
+DEVICE int is_at_rest(const rkv_view &moved, const rkv_run &run, int head) { return moved.data && !*flag(moved, run, head); }
+
+/* grid: clusters, heads. */
+KERNEL kernel_seed_centroids(const __grid_constant__ rkv_seed_centroids_args a) {
+  const rkv_run &run = a.run;
+  const int c = blockIdx.x, head = blockIdx.y, dim = a.keys.shape[3];
+  const int64_t row = run.begin + (2 * (int64_t)c + 1) * run.rows / (2 * (int64_t)run.clusters);
+  const char *key = keys_of(a.keys, run, head) + row * row_bytes(a.keys.dtype, dim);
+  float *centroid = centroids_of(a.centroids, run, head) + (int64_t)c * dim;
+  for (int d = THREAD; d < dim; d += THREADS) centroid[d] = at_row(a.keys.dtype, key, d, dim);
+  int *labels = ints(a.labels, run, head) + run.begin;
+  for (int i = c * THREADS + THREAD; i < run.rows; i += gridDim.x * THREADS) labels[i] = -1;
+  if (c == 0 && THREAD == 0) *flag(a.moved, run, head) = 1;
+}
+
+/* work[head, cluster] = 1 / |centroid|; 0 where it has no length: that counts as cosine 0. A warp per cluster. grid: clusters / warps, heads. */
+KERNEL kernel_centroid_lengths(const __grid_constant__ rkv_assign_args a) {
+  const rkv_run &run = a.run;
+  const int c = blockIdx.x * WARPS + WARP, head = blockIdx.y, dim = a.keys.shape[3];
+  if (c >= run.clusters || is_at_rest(a.moved, run, head)) return;
+  const float *centroid = centroids_of(a.centroids, run, head) + (int64_t)c * dim;
+  const float square = warp_dot(centroid, RKV_F32, centroid, dim);
+  if (LANE == 0) ((float *)a.work.data)[(int64_t)head * run.clusters + c] = square > 0 && square < INFINITE ? 1 / sqrtf(square) : 0;
+}
+
+/* A product keys x centroids^T, 64 x 64 at a time, that ends in the running largest cosine. grid: key tiles, heads; 256 threads.
+ * work[behind the lengths: head, tile] = whether a label changed. */
+#define KEYS RKV_ASSIGN_KEYS
+#define CENTROIDS 64
+#define DEPTH 16
+
+KERNEL __launch_bounds__(256) kernel_assign(const __grid_constant__ rkv_assign_args a) {
+  __shared__ float ks[DEPTH][KEYS + 4], cs[DEPTH][CENTROIDS + 4];
+  __shared__ int any[32];
+  const rkv_run &run = a.run;
+  const int head = blockIdx.y, dim = a.keys.shape[3], first = blockIdx.x * KEYS, dtype = a.keys.dtype, tx = THREAD % 16, ty = THREAD / 16;
+  if (is_at_rest(a.moved, run, head)) return;
+  const int64_t bytes = row_bytes(dtype, dim);
+  const char *keys = keys_of(a.keys, run, head) + (int64_t)run.begin * bytes;
+  const float *centroids = centroids_of(a.centroids, run, head), *inverse = (const float *)a.work.data + (int64_t)head * run.clusters;
+  int *labels = ints(a.labels, run, head) + run.begin;
+  float best[4];
+  int label[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) best[i] = -INFINITE, label[i] = 0x7fffffff;
+  for (int c0 = 0; c0 < run.clusters; c0 += CENTROIDS) {
+    float sum[4][4];
+#pragma unroll
+    for (int i = 0; i < 16; i++) sum[i / 4][i % 4] = 0;
+    for (int d0 = 0; d0 < dim; d0 += DEPTH) {
+      __syncthreads();
+      for (int i = THREAD; i < KEYS * DEPTH; i += 256) {
+        const int r = i / DEPTH, d = i % DEPTH;
+        ks[d][r] = first + r < run.rows && d0 + d < dim ? at_row(dtype, keys + (first + r) * bytes, d0 + d, dim) : 0;
+        cs[d][r] = c0 + r < run.clusters && d0 + d < dim ? centroids[(int64_t)(c0 + r) * dim + d0 + d] : 0;
+      }
+      __syncthreads();
+#pragma unroll
+      for (int d = 0; d < DEPTH; d++) {
+        float x[4], y[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[i] = ks[d][ty * 4 + i], y[i] = cs[d][tx + 16 * i];
+#pragma unroll
+        for (int i = 0; i < 16; i++) sum[i / 4][i % 4] = fmaf(x[i / 4], y[i % 4], sum[i / 4][i % 4]);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < 4; j++) { /* centroids of a thread ascend: a tie stays with the lower */
+      const int c = c0 + tx + 16 * j;
+      if (c >= run.clusters) continue;
+      const float length = inverse[c];
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const float cosine = sum[i][j] * length;
+        if (cosine > best[i]) best[i] = cosine, label[i] = c;
+      }
+    }
+  }
+  int changed = 0;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    for (int step = 8; step > 0; step /= 2) { /* over the 16 threads of a key */
+      const float other = __shfl_xor_sync(0xffffffffu, best[i], step);
+      const int whose = __shfl_xor_sync(0xffffffffu, label[i], step);
+      if (other > best[i] || (other == best[i] && whose < label[i])) best[i] = other, label[i] = whose;
+    }
+    const int row = first + ty * 4 + i, found = label[i] == 0x7fffffff ? 0 : label[i]; /* no cosine was a number */
+    if (tx == 0 && row < run.rows) {
+      changed |= labels[row] != found;
+      labels[row] = found;
+    }
+  }
+  changed = block_sum_int(changed, any);
+  if (THREAD == 0) atomicOr((int *)a.work.data + (int64_t)gridDim.y * run.clusters + head, changed != 0);
+}
+
+/* moved = whether a label changed; `clear`: before the assignment. A thread per head. */
+KERNEL kernel_moved(const __grid_constant__ rkv_assign_args a, int clear) {
+  const rkv_run &run = a.run;
+  const int heads = a.keys.shape[1];
+  for (int head = THREAD; head < heads; head += THREADS) {
+    int *changed = (int *)a.work.data + (int64_t)heads * run.clusters + head;
+    if (clear) *changed = 0;
+    else if (!is_at_rest(a.moved, run, head)) *flag(a.moved, run, head) = *changed;
+  }
+}
+
+/* ---- group: a warp per cluster looks at all labels, so that members stay in row order. grid: clusters / warps, heads ---- */
+
+DEVICE int label_at(const int *labels, int i, int clusters) { return (unsigned)labels[i] < (unsigned)clusters ? labels[i] : 0; }
+
+KERNEL kernel_group_count(const __grid_constant__ rkv_group_args a) {
+  const rkv_run &run = a.run;
+  const int c = blockIdx.x * WARPS + WARP, head = blockIdx.y;
+  if (c >= run.clusters || is_at_rest(a.moved, run, head)) return;
+  const int *labels = ints(a.labels, run, head) + run.begin;
+  int count = 0;
+  for (int i = LANE; i < run.rows; i += 32) count += label_at(labels, i, run.clusters) == c;
+  count = warp_sum_int(count);
+  if (LANE == 0) ints(a.offsets, run, head)[run.cluster + c + 1] = count;
+}
+
+/* Counts to places. A block per head. */
+KERNEL kernel_group_scan(const __grid_constant__ rkv_group_args a) {
+  __shared__ int shared[33];
+  const rkv_run &run = a.run;
+  const int head = blockIdx.x;
+  if (is_at_rest(a.moved, run, head)) return;
+  int *offsets = ints(a.offsets, run, head) + run.cluster, base = run.begin;
+  for (int first = 0; first < run.clusters; first += THREADS) {
+    const int c = first + THREAD, count = c < run.clusters ? offsets[c + 1] : 0;
+    int total;
+    const int before = block_scan(count, shared, &total);
+    if (c < run.clusters) offsets[c + 1] = base + before + count;
+    base += total;
+  }
+  if (THREAD == 0) offsets[0] = run.begin;
+}
+
+KERNEL kernel_group_place(const __grid_constant__ rkv_group_args a) {
+  const rkv_run &run = a.run;
+  const int c = blockIdx.x * WARPS + WARP, head = blockIdx.y;
+  if (c >= run.clusters || is_at_rest(a.moved, run, head)) return;
+  const int *labels = ints(a.labels, run, head) + run.begin;
+  int *order = ints(a.order, run, head), at = ints(a.offsets, run, head)[run.cluster + c];
+  for (int first = 0; first < run.rows; first += 32) {
+    const int i = first + LANE, is_member = i < run.rows && label_at(labels, i, run.clusters) == c;
+    const unsigned members = __ballot_sync(0xffffffffu, is_member);
+    if (is_member) order[at + __popc(members & ((1u << LANE) - 1))] = run.begin + i;
+    at += __popc(members);
+  }
+}
+
+/* ---- means: a thread per channel; members in order, RKV_PIECE at a time, then those sums. A second pass adds the mean of what the first one
+ * left over: the mean of equal keys is then that key to the bit. grid: clusters, heads ---- */
+
+KERNEL kernel_centroid_means(const __grid_constant__ rkv_centroid_means_args a) {
+  const rkv_run &run = a.run;
+  const int c = blockIdx.x, head = blockIdx.y, dim = a.keys.shape[3], dtype = a.keys.dtype;
+  if (is_at_rest(a.moved, run, head)) return;
+  const int *offsets = ints(a.offsets, run, head) + run.cluster, *members = ints(a.order, run, head) + offsets[c];
+  const int count = offsets[c + 1] - offsets[c];
+  if (count <= 0) return;
+  const int64_t bytes = row_bytes(dtype, dim);
+  const char *keys = keys_of(a.keys, run, head);
+  for (int d = THREAD; d < dim; d += THREADS) {
+    float mean = 0;
+    for (int pass = 0; pass < 2; pass++) {
+      float total = 0;
+      for (int first = 0; first < count; first += RKV_PIECE) {
+        const int end = least(count, first + RKV_PIECE);
+        float sum = 0;
+#pragma unroll 8
+        for (int m = first; m < end; m++) sum += at_row(dtype, keys + members[m] * bytes, d, dim) - mean;
+        total += sum;
+      }
+      mean += total / (float)count;
+    }
+    centroids_of(a.centroids, run, head)[(int64_t)c * dim + d] = mean;
+  }
+}
+
+/* A warp per member. grid: clusters, heads. */
+KERNEL kernel_radius(const __grid_constant__ rkv_radius_args a) {
+  __shared__ float shared[32];
+  const rkv_run &run = a.run;
+  const int c = blockIdx.x, head = blockIdx.y, dim = a.keys.shape[3], dtype = a.keys.dtype;
+  const int *order = ints(a.order, run, head), *offsets = ints(a.offsets, run, head) + run.cluster;
+  const char *keys = keys_of(a.keys, run, head);
+  const float *centroid = centroids_of(a.centroids, run, head) + (int64_t)c * dim;
+  float farthest = 0;
+  for (int m = offsets[c] + WARP; m < offsets[c + 1]; m += WARPS) {
+    const char *key = keys + order[m] * row_bytes(dtype, dim);
+    float square = 0;
+    for (int d = LANE; d < dim; d += 32) {
+      const float apart = at_row(dtype, key, d, dim) - centroid[d];
+      square = fmaf(apart, apart, square);
+    }
+    farthest = larger(warp_sum(square), farthest);
+  }
+  farthest = block_max(farthest, shared);
+  if (THREAD == 0) ((float *)a.radius.data)[plane_of(a.radius, run, head) * a.radius.shape[2] + run.cluster + c] = sqrtf(farthest);
+}
+
+/* ---- rows into the order of `group`: gathered into work, then copied back. A warp per row. grid: rows / warps, heads ---- */
+
+/* A warp moves bytes, as wide as addresses and size allow. */
+DEVICE void move_bytes(char *to, const char *from, int64_t bytes) {
+  const uintptr_t all = (uintptr_t)to | (uintptr_t)from | (uintptr_t)bytes;
+  if (all % 16 == 0)
+    for (int64_t i = LANE; i < bytes / 16; i += 32) ((uint4 *)to)[i] = ((const uint4 *)from)[i];
+  else if (all % 4 == 0)
+    for (int64_t i = LANE; i < bytes / 4; i += 32) ((unsigned *)to)[i] = ((const unsigned *)from)[i];
+  else
+    for (int64_t i = LANE; i < bytes; i += 32) to[i] = from[i];
+}
+
+DEVICE void permute(const rkv_permute_rows_args &a, int is_back) {
+  const rkv_run &run = a.run;
+  const int i = blockIdx.x * WARPS + WARP, head = blockIdx.y;
+  if (i >= run.rows) return;
+  const int64_t bytes = row_bytes(a.tensor.dtype, a.tensor.rank == 4 ? a.tensor.shape[3] : 1);
+  char *rows = (char *)a.tensor.data + (plane_of(a.tensor, run, head) * a.tensor.shape[2] + run.begin) * bytes;
+  char *work = (char *)a.work.data + ((int64_t)head * run.rows + i) * bytes;
+  const unsigned from = (unsigned)(ints(a.order, run, head)[run.begin + i] - run.begin);
+  if (is_back) move_bytes(rows + i * bytes, work, bytes);
+  else move_bytes(work, rows + (from < (unsigned)run.rows ? from : i) * bytes, bytes);
+}
+KERNEL kernel_permute(const __grid_constant__ rkv_permute_rows_args a) { permute(a, 0); }
+KERNEL kernel_permute_back(const __grid_constant__ rkv_permute_rows_args a) { permute(a, 1); }

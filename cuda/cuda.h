@@ -1,0 +1,86 @@
+/* cuda.h: what the host files of cuda/ share. The backend runs a checked op by launching kernels on one stream; nothing waits but reads. */
+#ifndef RKV_CUDA_H
+#define RKV_CUDA_H
+#include "../ffi/core/core.h"
+#include "driver.h"
+#include "kernels.h"
+
+#define RKV_DOWNLOADS 64          /* reads and fences under way at a time */
+#define RKV_DOWNLOAD (64 << 10)   /* bytes of one that need not wait: tokens, flags, logits of a small model */
+#define RKV_UPLOAD (8 << 20)      /* bytes of the ring through which writes go */
+#define RKV_FAULTS 4096           /* arenas of a device at a time */
+
+/* A job that the finisher tells of when the stream has come to it. */
+typedef struct {
+  rkv_arena_object *arena;
+  int32_t job, code;
+  void *to;      /* where the bytes are wanted; NULL: a fence, or bytes that are there already */
+  size_t bytes;
+  CUevent event;
+  uint8_t *staging; /* RKV_DOWNLOAD bytes of host memory that the device writes to */
+} rkv_download;
+
+typedef struct rkv_cuda {
+  CUdevice device;
+  CUcontext context;
+  CUstream stream, side; /* side: zeroing of memory that nobody uses yet */
+  char name[96];
+  int32_t processors, capability; /* 90: compute capability 9.0 */
+  int32_t shared;                 /* bytes of shared memory that a block may have */
+  size_t granule;                 /* bytes of a page */
+  CUmodule modules[RKV_MODULES];
+  CUfunction functions[RKV_KERNEL_COUNT];
+  CUresult result;                /* the first failure of the op that is being run */
+  uint8_t *upload;
+  size_t uploaded;
+  rkv_download downloads[RKV_DOWNLOADS];
+  uint64_t asked, finished;       /* downloads begun by the queue, ended by the finisher */
+  bool stopping;
+  pthread_t finisher;
+  pthread_mutex_t mutex;          /* downloads */
+  pthread_cond_t changed;
+  pthread_mutex_t memory_mutex;   /* pages of all arenas, fault words */
+  int32_t *faults;                /* [RKV_FAULTS] host memory that kernels write to: what went wrong on the device */
+  bool fault_used[RKV_FAULTS];
+} rkv_cuda;
+
+/* ---- memory.c ---- */
+
+typedef struct { size_t run; /* pages mapped together */ uint8_t is_mapped, is_single, is_disclaimed; } rkv_page;
+typedef struct rkv_recording { struct rkv_recording *next; CUgraphExec graph; } rkv_recording;
+typedef struct { rkv_page *pages; size_t count; int32_t *fault; rkv_recording *recordings; } rkv_cuda_arena; /* arena->pages */
+
+void *rkv_cuda_reserve(void *state, rkv_arena_object *arena, size_t bytes);
+void rkv_cuda_unreserve(void *state, rkv_arena_object *arena);
+int32_t rkv_cuda_commit(void *state, rkv_arena_object *arena, const rkv_span *span, const char *action);
+void rkv_cuda_disclaim(void *state, rkv_arena_object *arena, const rkv_span *span);
+void rkv_cuda_release(void *state, rkv_arena_object *arena, const rkv_span *span);
+void rkv_cuda_memory(void *state, int64_t *total, int64_t *available);
+
+/* ---- transfer.c ---- */
+
+bool rkv_transfer_start(rkv_cuda *c);
+void rkv_transfer_stop(rkv_cuda *c);
+void rkv_transfer_drain(rkv_cuda *c); /* until no job waits for the finisher */
+void rkv_cuda_write(void *state, rkv_arena_object *arena, void *to, const void *from, size_t bytes);
+void rkv_cuda_read(void *state, rkv_arena_object *arena, int32_t job, void *to, const void *from, size_t bytes, int32_t code);
+/* Poisons an arena, once. */
+void rkv_cuda_poison(rkv_cuda *c, rkv_arena_object *arena, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* ---- launch_*.c: ops as launches ---- */
+
+/* Keeps the first failure in c->result. A grid without blocks is not launched. */
+void rkv_launch(rkv_cuda *c, rkv_kernel_id kernel, uint64_t x, uint32_t y, uint32_t z, uint32_t threads, uint32_t shared, void **parameters);
+#define LAUNCH(c, kernel, x, y, z, threads, shared, ...) rkv_launch(c, RKV_KERNEL_##kernel, (uint64_t)(x), (uint32_t)(y), (uint32_t)(z), threads, (uint32_t)(shared), (void *[]){__VA_ARGS__})
+
+static inline int32_t rkv_blocks(int64_t count, int32_t size) { return (int32_t)((count + size - 1) / size); }
+static inline int32_t *rkv_fault_of(rkv_arena_object *arena) { return ((rkv_cuda_arena *)arena->pages)->fault; }
+
+typedef void (*rkv_cuda_op)(rkv_cuda *c, rkv_arena_object *arena, const void *args);
+#define X(name) void rkv_cuda_##name(rkv_cuda *c, rkv_arena_object *arena, const void *args);
+RKV_OPS(X)
+#undef X
+
+/* Bytes of a row of a weight on the device: as in the file, rounded up to 16. */
+size_t rkv_cuda_stride(int32_t type, int32_t cols);
+#endif

@@ -1,0 +1,167 @@
+/* decoder.cu: what lies between the products: rotations, embedding, norms, biases, appending to the KV rows, the greedy choice. */
+#include "common.cuh"
+
+/* Angles in f64: at position 100,000 an f32 angle would be off by 0.004. */
+KERNEL kernel_rotations(const __grid_constant__ rkv_rotations_args a) {
+  const int half = a.frequencies.shape[0];
+  const int64_t i = (int64_t)blockIdx.x * THREADS + THREAD;
+  if (i >= (int64_t)a.count * half) return;
+  const int row = (int)(i / half), k = (int)(i % half);
+  double sine, cosine;
+  sincos((double)((const int *)a.position.data)[row] * (double)((const float *)a.frequencies.data)[k], &sine, &cosine);
+  float *to = (float *)a.rotations.data + (int64_t)row * 2 * half + k;
+  to[0] = (float)(cosine * (double)a.factor);
+  to[half] = (float)(sine * (double)a.factor);
+}
+
+/* A row of the table is a row of a weight: a block takes one token, through the product with a unit vector being a copy. */
+DEVICE float half_at(const unsigned char *p) { return __half2float(__ushort_as_half((unsigned short)(p[0] | p[1] << 8))); }
+DEVICE void k_scale(const unsigned char *s, int part, int *scale, int *minimum) {
+  *scale = part < 4 ? s[part] & 63 : (s[part + 4] & 15) | (s[part - 4] >> 6) << 4;
+  *minimum = part < 4 ? s[part + 4] & 63 : s[part + 4] >> 4 | (s[part] >> 6) << 4;
+}
+DEVICE float weight_at(int type, const unsigned char *row, int k) {
+  const int part = k % 256 / 32, i = k % 32;
+  switch (type) {
+    case RKV_WEIGHT_F32: return ((const float *)row)[k];
+    case RKV_WEIGHT_F16: return __half2float(((const __half *)row)[k]);
+    case RKV_WEIGHT_BF16: return __bfloat162float(((const __nv_bfloat16 *)row)[k]);
+    case RKV_WEIGHT_Q8_0: {
+      const unsigned char *b = row + k / 32 * 34;
+      return half_at(b) * (float)(signed char)b[2 + i];
+    }
+    case RKV_WEIGHT_Q4_0: {
+      const unsigned char *b = row + k / 32 * 18;
+      return half_at(b) * (float)((b[2 + i % 16] >> i / 16 * 4 & 15) - 8);
+    }
+    case RKV_WEIGHT_Q6_K: {
+      const unsigned char *b = row + k / 256 * 210;
+      const int run = part % 4, q = (b[part / 4 * 64 + run % 2 * 32 + i] >> run / 2 * 4 & 15) | (b[128 + part / 4 * 32 + i] >> run * 2 & 3) << 4;
+      return half_at(b + 208) * (float)(signed char)b[192 + k % 256 / 16] * (float)(q - 32);
+    }
+    default: {
+      const int is_five = type == RKV_WEIGHT_Q5_K;
+      const unsigned char *b = row + k / 256 * (is_five ? 176 : 144);
+      int scale, minimum, q = b[(is_five ? 48 : 16) + part / 2 * 32 + i] >> part % 2 * 4 & 15;
+      if (is_five) q |= (b[16 + i] >> part & 1) << 4;
+      k_scale(b + 4, part, &scale, &minimum);
+      return fmaf(half_at(b) * (float)scale, (float)q, -(half_at(b + 2) * (float)minimum));
+    }
+  }
+}
+
+KERNEL kernel_embed(const __grid_constant__ rkv_embed_args a, const unsigned char *table, int64_t stride, int type, int vocab, int hidden) {
+  const int row = blockIdx.x;
+  if (a.active.data && !((const int *)a.active.data)[row]) return;
+  const int token = ((const int *)a.token.data)[row], is_known = token >= 0 && token < vocab;
+  float *x = (float *)a.x.data + (int64_t)row * hidden;
+  for (int k = THREAD; k < hidden; k += THREADS) x[k] = is_known ? weight_at(type, table + token * stride, k) : NOT_A_NUMBER;
+}
+
+/* to = x / sqrt(mean(x^2) + eps) * weight. Source: RMSNorm (arXiv 1910.07467). */
+KERNEL kernel_norm(float *to, const float *x, const float *weight, const int *active, int width, float eps) {
+  __shared__ float shared[32];
+  const int row = blockIdx.x;
+  if (active && !active[row]) return;
+  x += (int64_t)row * width;
+  to += (int64_t)row * width;
+  float sum = 0;
+  for (int k = THREAD; k < width; k += THREADS) sum = fmaf(x[k], x[k], sum);
+  const float factor = 1.0f / sqrtf(block_sum(sum, shared) / (float)width + eps);
+  for (int k = THREAD; k < width; k += THREADS) to[k] = x[k] * factor * weight[k];
+}
+
+/* A warp finishes a head in shared memory: bias, norm, rotation by pairs (i, i + half). Source: RoFormer (arXiv 2104.09864), in halves. */
+DEVICE void finish_head(float *head, const float *x, const float *bias, const float *norm, const float *rotation, const rkv_layer_data &layer) {
+  const int dim = layer.head_dim, half = layer.rope_dim / 2;
+  float sum = 0;
+  for (int d = LANE; d < dim; d += 32) {
+    const float v = bias ? x[d] + bias[d] : x[d];
+    head[d] = v;
+    sum = fmaf(v, v, sum);
+  }
+  if (norm) {
+    const float factor = 1.0f / sqrtf(warp_sum(sum) / (float)dim + layer.eps);
+    for (int d = LANE; d < dim; d += 32) head[d] = head[d] * factor * norm[d];
+  }
+  __syncwarp();
+  for (int i = LANE; i < half && rotation; i += 32) {
+    const float a = head[i], b = head[half + i], c = rotation[i], s = rotation[half + i];
+    head[i] = fmaf(a, c, -(b * s));
+    head[half + i] = fmaf(b, c, a * s);
+  }
+  __syncwarp();
+}
+
+/* q in place; k and v from work to the KV rows. A block has one row of x. `kv.keys.data` NULL: only the queries are wanted. */
+KERNEL kernel_finish(float *q, const float *k, const float *v, const __grid_constant__ rkv_rows_data kv, const __grid_constant__ rkv_layer_data layer,
+                  const __grid_constant__ rkv_view rotations, const int *position, const int *active, int slot, const float *q_bias, const float *k_bias,
+                  const float *v_bias, const float *q_norm, const float *k_norm, int *fault) {
+  extern __shared__ float heads[];
+  const int row = blockIdx.x, dim = layer.head_dim, all = layer.heads + (kv.keys.data ? 2 * layer.kv_heads : 0);
+  if (active && !active[row]) return;
+  const int is_step = slot == RKV_STEP, to_slot = is_step ? row : slot;
+  const int64_t to = !kv.keys.data ? 0 : is_step ? kv.row_end[to_slot] : (int64_t)kv.row_end[to_slot] + row;
+  const float *rotation = layer.rope_dim ? (const float *)rotations.data + (int64_t)row * layer.rope_dim : NULL;
+  float *head = heads + WARP * dim;
+  for (int h = WARP; h < all; h += WARPS) {
+    __syncwarp();
+    if (h < layer.heads) {
+      float *x = q + ((int64_t)row * layer.heads + h) * dim;
+      finish_head(head, x, q_bias ? q_bias + h * dim : NULL, q_norm, rotation, layer);
+      for (int d = LANE; d < dim; d += 32) x[d] = head[d];
+      continue;
+    }
+    if (to >= kv.capacity) continue;
+    const int is_value = h >= layer.heads + layer.kv_heads, g = h - layer.heads - (is_value ? layer.kv_heads : 0);
+    const int64_t from = ((int64_t)row * layer.kv_heads + g) * dim, place = ((int64_t)to_slot * layer.kv_heads + g) * kv.capacity + to;
+    const rkv_view &rows = is_value ? kv.values : kv.keys;
+    if (is_value) finish_head(head, v + from, v_bias ? v_bias + g * dim : NULL, NULL, NULL, layer);
+    else finish_head(head, k + from, k_bias ? k_bias + g * dim : NULL, k_norm, rotation, layer);
+    put_row(rows.dtype, (char *)rows.data + place * row_bytes(rows.dtype, dim), head, dim);
+    if (!is_value && LANE == 0) kv.position[place] = position[row];
+  }
+  if (to >= kv.capacity && kv.keys.data && THREAD == 0) *(volatile int *)fault = 1;
+}
+
+/* rowEnd moves on by what was appended. */
+KERNEL kernel_move_row_end(const __grid_constant__ rkv_rows_data kv, int slot, int count) {
+  for (int s = THREAD; s < kv.slots; s += THREADS) {
+    const int more = slot == s ? count : slot == RKV_STEP && s < count && kv.active[s] ? 1 : 0;
+    kv.row_end[s] += least(more, most(0, kv.capacity - kv.row_end[s]));
+  }
+}
+
+/* One pass finds the largest and its first place, another sums. NaN takes no part in either. */
+KERNEL __launch_bounds__(1024) kernel_greedy(const __grid_constant__ rkv_greedy_args a) {
+  __shared__ float shared[32];
+  __shared__ int places[32];
+  const int row = a.first + blockIdx.x, vocab = a.logits.shape[a.logits.rank - 1];
+  if (a.active.data && !((const int *)a.active.data)[row]) return;
+  const float *logits = (const float *)a.logits.data + (int64_t)row * vocab;
+  float best = -INFINITE, sum = 0;
+  int place = 0x7fffffff;
+  for (int i = THREAD; i < vocab; i += THREADS) {
+    const float x = logits[i];
+    if (x > best || (x == best && place == 0x7fffffff)) best = x, place = i;
+  }
+  const float largest = block_max(best, shared);
+  place = best == largest ? place : 0x7fffffff;
+  for (int i = 16; i > 0; i /= 2) place = least(place, __shfl_xor_sync(0xffffffffu, place, i));
+  if (LANE == 0) places[WARP] = place;
+  __syncthreads();
+  for (int w = 0; w < WARPS; w++) place = least(place, places[w]);
+  for (int i = THREAD; i < vocab; i += THREADS) {
+    const float x = logits[i];
+    if (x == x) sum += expf(x - largest);
+  }
+  sum = block_sum(sum, shared);
+  if (THREAD != 0) return;
+  const int has_number = place != 0x7fffffff;
+  ((int *)a.token.data)[row] = has_number ? place : -1;
+  ((float *)a.logprob.data)[row] = has_number ? -logf(sum) : NOT_A_NUMBER;
+}
+
+KERNEL kernel_advance(int *position, const int *active, int slots) {
+  for (int s = THREAD; s < slots; s += THREADS) position[s] += active[s] != 0;
+}

@@ -1,0 +1,71 @@
+/* kernels.h: between the launches (C) and the kernels (CUDA C++): which kernels there are, and what they take beside the ops' own structs. */
+#ifndef RKV_KERNELS_H
+#define RKV_KERNELS_H
+#include <stdint.h>
+
+/* Modules: cuda/<name>.cu, one fatbin each. */
+#define RKV_MODULE_NAMES(X) X(linear) X(decoder) X(attention) X(chunk) X(cluster) X(select) X(keep) X(latent)
+
+/* X(module, name): kernel_<name>. */
+#define RKV_KERNELS(X) \
+  X(linear, pack_vector) X(linear, few_f32) X(linear, few_f16) X(linear, few_bf16) X(linear, few_quant) \
+  X(linear, many_f32) X(linear, many_f16) X(linear, many_bf16) X(linear, many_quant) \
+  X(decoder, rotations) X(decoder, embed) X(decoder, norm) X(decoder, finish) X(decoder, move_row_end) X(decoder, greedy) X(decoder, advance) \
+  X(attention, attend) X(attention, attend_merge) X(attention, estimates) X(attention, estimates_merge) X(attention, mass) X(attention, mass_rates) \
+  X(chunk, attend_chunk) \
+  X(cluster, seed_centroids) X(cluster, centroid_lengths) X(cluster, assign) X(cluster, moved) X(cluster, group_count) X(cluster, group_scan) \
+  X(cluster, group_place) X(cluster, centroid_means) X(cluster, radius) X(cluster, permute) X(cluster, permute_back) \
+  X(select, centroid_scores) X(select, topk) X(select, fill_budget) X(select, fill_whole) X(select, page_bounds) X(select, page_scores) \
+  X(select, gather_rows) X(select, set_tail) \
+  X(keep, pool_scores) X(keep, keep) X(keep, move_rows) X(keep, clear_moved) X(keep, cut_rows) X(keep, evict) X(keep, evicted) \
+  X(latent, project_rows) X(latent, latent_scores) X(latent, trim_index) X(latent, reconstruct) X(latent, channel_mass) X(latent, pick_channels)
+
+typedef enum {
+#define X(module, name) RKV_KERNEL_##name,
+  RKV_KERNELS(X)
+#undef X
+  RKV_KERNEL_COUNT
+} rkv_kernel_id;
+
+typedef enum {
+#define X(name) RKV_MODULE_##name,
+  RKV_MODULE_NAMES(X)
+#undef X
+  RKV_MODULES
+} rkv_module_id;
+
+extern const unsigned char *const rkv_fatbins[RKV_MODULES]; /* NULL: built without nvcc */
+
+/* What a product does with its sums. */
+#define RKV_STORE 0
+#define RKV_ADD 1    /* y += sum (+ bias) */
+#define RKV_SWIGLU 2 /* y = silu(sum) * sum of `gated` */
+
+/* y[count, rows] = x[count, cols] w[rows, cols]^T; rows of x that are not active are skipped. */
+typedef struct {
+  const void *w, *gated;
+  int64_t stride, gated_stride; /* bytes of a row */
+  int32_t type, gated_type, rows, cols;
+  const float *x;
+  float *y;
+  int64_t x_stride, y_stride;
+  const float *bias;
+  const int32_t *active; /* [count]; NULL: all */
+  int32_t count, mode;
+} rkv_product;
+
+/* Up to three products of the same rows of x, of weights of one type. */
+typedef struct { rkv_product of[3]; int32_t products; } rkv_products;
+
+/* Rows of x that one pass over the weights serves. */
+#define RKV_FEW 8
+#define RKV_FEW_WARPS 4   /* output rows of a block of `few` */
+#define RKV_MANY 64       /* rows and columns of a block of `many` */
+
+#define RKV_ATTEND_THREADS 128
+#define RKV_CHUNK_QUERIES 16
+#define RKV_CHUNK_KEYS 32
+#define RKV_ASSIGN_KEYS 64
+#define RKV_SORTED 4096   /* ids that a block of topk sorts at a time */
+
+#endif

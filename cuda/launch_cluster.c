@@ -1,0 +1,102 @@
+/* launch_cluster.c: clustering and selection as launches. */
+#include "cuda.h"
+
+#define WARPS 8 /* of a block of which each warp works alone */
+
+void rkv_cuda_seed_centroids(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
+  rkv_seed_centroids_args a = *(const rkv_seed_centroids_args *)args;
+  (void)arena;
+  LAUNCH(c, seed_centroids, a.run.clusters, a.keys.shape[1], 1, 128, 0, &a);
+}
+
+void rkv_cuda_assign(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
+  rkv_assign_args a = *(const rkv_assign_args *)args;
+  const int32_t heads = a.keys.shape[1];
+  int32_t clear = 1, store = 0;
+  (void)arena;
+  LAUNCH(c, moved, 1, 1, 1, 64, 0, &a, &clear);
+  LAUNCH(c, centroid_lengths, rkv_blocks(a.run.clusters, WARPS), heads, 1, 32 * WARPS, 0, &a);
+  LAUNCH(c, assign, rkv_blocks(a.run.rows, RKV_ASSIGN_KEYS), heads, 1, 256, 0, &a);
+  LAUNCH(c, moved, 1, 1, 1, 64, 0, &a, &store);
+}
+
+void rkv_cuda_group(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
+  rkv_group_args a = *(const rkv_group_args *)args;
+  const int32_t heads = a.labels.shape[1], blocks = rkv_blocks(a.run.clusters, WARPS);
+  (void)arena;
+  LAUNCH(c, group_count, blocks, heads, 1, 32 * WARPS, 0, &a);
+  LAUNCH(c, group_scan, heads, 1, 1, 1024, 0, &a);
+  LAUNCH(c, group_place, blocks, heads, 1, 32 * WARPS, 0, &a);
+}
+
+void rkv_cuda_centroid_means(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
+  rkv_centroid_means_args a = *(const rkv_centroid_means_args *)args;
+  (void)arena;
+  LAUNCH(c, centroid_means, a.run.clusters, a.keys.shape[1], 1, 128, 0, &a);
+}
+
+void rkv_cuda_radius(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
+  rkv_radius_args a = *(const rkv_radius_args *)args;
+  (void)arena;
+  LAUNCH(c, radius, a.run.clusters, a.keys.shape[1], 1, 128, 0, &a);
+}
+
+void rkv_cuda_permute_rows(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
+  rkv_permute_rows_args a = *(const rkv_permute_rows_args *)args;
+  const int32_t blocks = rkv_blocks(a.run.rows, WARPS), heads = a.tensor.shape[1];
+  (void)arena;
+  LAUNCH(c, permute, blocks, heads, 1, 32 * WARPS, 0, &a);
+  LAUNCH(c, permute_back, blocks, heads, 1, 32 * WARPS, 0, &a);
+}
+
+void rkv_cuda_centroid_scores(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
+  rkv_centroid_scores_args a = *(const rkv_centroid_scores_args *)args;
+  (void)arena;
+  LAUNCH(c, centroid_scores, a.scores.shape[1], a.scores.shape[0], 1, 1024, 0, &a);
+}
+
+void rkv_cuda_topk(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
+  rkv_topk_args a = *(const rkv_topk_args *)args;
+  (void)arena;
+  LAUNCH(c, topk, a.order.shape[1], a.order.shape[0], 1, 1024, RKV_SORTED * 8, &a);
+}
+
+void rkv_cuda_fill_budget(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
+  rkv_fill_budget_args a = *(const rkv_fill_budget_args *)args;
+  (void)arena;
+  LAUNCH(c, fill_budget, a.index.shape[1], a.index.shape[0], 1, 256, 0, &a);
+}
+
+void rkv_cuda_fill_whole(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
+  rkv_fill_whole_args a = *(const rkv_fill_whole_args *)args;
+  (void)arena;
+  LAUNCH(c, fill_whole, a.index.shape[1], a.index.shape[0], 1, 256, 0, &a);
+}
+
+void rkv_cuda_page_bounds(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
+  rkv_page_bounds_args a = *(const rkv_page_bounds_args *)args;
+  rkv_rows_data kv = *a.rows;
+  (void)arena;
+  LAUNCH(c, page_bounds, rkv_blocks(a.begin + a.count, a.page) - a.begin / a.page, kv.kv_heads, 1, 128, 0, &a, &kv);
+}
+
+void rkv_cuda_page_scores(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
+  rkv_page_scores_args a = *(const rkv_page_scores_args *)args;
+  rkv_rows_data kv = *a.rows;
+  (void)arena;
+  LAUNCH(c, page_scores, a.scores.shape[1], a.scores.shape[0], 1, 1024, 0, &a, &kv);
+}
+
+void rkv_cuda_gather_rows(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
+  rkv_gather_rows_args a = *(const rkv_gather_rows_args *)args;
+  (void)arena;
+  LAUNCH(c, gather_rows, rkv_blocks(a.to.shape[2], WARPS), a.to.shape[1], a.to.shape[0], 32 * WARPS, 0, &a);
+}
+
+void rkv_cuda_set_tail(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
+  const rkv_set_tail_args *a = args;
+  rkv_rows_data kv = *a->rows;
+  int32_t sink = a->sink, width = a->width;
+  (void)arena;
+  LAUNCH(c, set_tail, 1, 1, 1, 64, 0, &kv, &sink, &width);
+}

@@ -1,0 +1,226 @@
+/* select.cu: what a step reads: scores of clusters and pages, the best of them, and the rows they name. */
+#include "common.cuh"
+#include "topk.cuh"
+
+/* ---- scores (+)= softmax over candidates of scale * logit, summed over the queries of a group; or the logits of one query. A block has a row
+ * of scores, a warp a candidate. The logit is made twice, once for the softmax's sum and once for the score: no buffer grows with the count.
+ * `logit(g, c)` is a whole warp's; what is no number counts as -inf. ---- */
+
+template <class Logit>
+DEVICE void score_row(float *scores, int count, int queries, int is_shared, float scale, Logit logit) {
+  __shared__ float tops[32], sums[32];
+  for (int g = 0; g < queries; g++) {
+    float top = -INFINITE, sum = 0;
+    if (!is_shared) {
+      for (int c = WARP; c < count; c += WARPS) {
+        const float x = logit(g, c);
+        if (LANE == 0) scores[c] = x;
+      }
+      continue;
+    }
+    for (int c = WARP; c < count; c += WARPS) {
+      const float x = logit(g, c) * scale;
+      if (!(x > -INFINITE)) continue;
+      const float now = fmaxf(top, x);
+      sum = fmaf(sum, top == -INFINITE ? 0 : expf(top - now), expf(x - now));
+      top = now;
+    }
+    __syncthreads();
+    if (LANE == 0) tops[WARP] = top, sums[WARP] = sum;
+    __syncthreads();
+    float all = -INFINITE, total = 0;
+    for (int w = 0; w < WARPS; w++) all = fmaxf(all, tops[w]);
+    for (int w = 0; w < WARPS; w++)
+      if (sums[w] > 0) total = fmaf(sums[w], expf(tops[w] - all), total);
+    const float inverse = 1 / total;
+    for (int c = WARP; c < count; c += WARPS) {
+      const float x = logit(g, c) * scale, share = x > -INFINITE ? expf(x - all) * inverse : 0;
+      if (LANE == 0) scores[c] = g > 0 ? scores[c] + share : share;
+    }
+  }
+}
+
+DEVICE float number_or_least(float x) { return x == x ? x : -INFINITE; }
+
+/* grid: rows of scores, slots. */
+KERNEL __launch_bounds__(1024) kernel_centroid_scores(const __grid_constant__ rkv_centroid_scores_args a) {
+  const int n = a.scores.shape[1], all = a.scores.shape[2], heads = a.q.shape[1], kv_heads = a.centroids.shape[1], dim = a.q.shape[2];
+  const int row = blockIdx.x, slot = blockIdx.y, queries = heads / n;
+  if (!((const int *)a.active.data)[slot]) return;
+  const int64_t plane = (int64_t)slot * kv_heads + row / (n / kv_heads);
+  const int count = most(0, least(all, ((const int *)a.count.data)[slot]));
+  const int *offsets = (const int *)a.offsets.data + plane * (all + 1);
+  const float *centroids = (const float *)a.centroids.data + plane * all * dim, *radius = (const float *)a.radius.data + plane * all;
+  const float *q = (const float *)a.q.data + ((int64_t)slot * heads + row * queries) * dim;
+  float *scores = (float *)a.scores.data + ((int64_t)slot * n + row) * all;
+  int lengths_of = -1;
+  float length = 0;
+  score_row(scores, count, queries, n == kv_heads, a.scale, [&](int g, int c) {
+    if (offsets[c + 1] <= offsets[c]) return -INFINITE;
+    const float *query = q + (int64_t)g * dim;
+    float x = warp_dot(query, RKV_F32, centroids + (int64_t)c * dim, dim);
+    if (a.radius.data) {
+      if (lengths_of != g) length = a.bound * sqrtf(warp_dot(query, RKV_F32, query, dim)), lengths_of = g;
+      x = fmaf(length, radius[c], x);
+    }
+    return number_or_least(x);
+  });
+  __syncthreads();
+  for (int c = THREAD; c < all; c += THREADS)
+    if (c >= count || offsets[c + 1] <= offsets[c]) scores[c] = -INFINITE;
+}
+
+/* Pages that neither sink nor tail reaches into. max(q m, q M) = min(q, 0) m + max(q, 0) M. */
+KERNEL __launch_bounds__(1024) kernel_page_scores(const __grid_constant__ rkv_page_scores_args a, const __grid_constant__ rkv_rows_data kv) {
+  const int n = a.scores.shape[1], all = a.scores.shape[2], heads = a.q.shape[1], dim = kv.head_dim, row = blockIdx.x, slot = blockIdx.y, queries = heads / n;
+  if (!kv.active[slot]) return;
+  const int first = ceil_div(a.sink, a.page), end = least(all, least(kv.tail_begin[slot], kv.row_end[slot]) / a.page), dtype = a.bounds.dtype;
+  const int64_t plane = (int64_t)slot * kv.kv_heads + row / (n / kv.kv_heads), bytes = row_bytes(dtype, dim);
+  const char *bounds = (const char *)a.bounds.data + (plane * all + first) * 2 * bytes;
+  const float *q = (const float *)a.q.data + ((int64_t)slot * heads + row * queries) * dim;
+  float *scores = (float *)a.scores.data + ((int64_t)slot * n + row) * all;
+  score_row(scores + first, most(0, end - first), queries, n == kv.kv_heads, a.scale, [&](int g, int p) {
+    const char *low = bounds + (int64_t)p * 2 * bytes;
+    float sum = 0;
+    for (int d = LANE; d < dim; d += 32) {
+      const float x = q[(int64_t)g * dim + d];
+      sum = fmaf(x > 0 ? 0 : x, raw_at(dtype, low, d), sum);
+      sum = fmaf(x > 0 ? x : 0, raw_at(dtype, low + bytes, d), sum);
+    }
+    return number_or_least(warp_sum(sum));
+  });
+  __syncthreads();
+  for (int p = THREAD; p < all; p += THREADS)
+    if (p < first || p >= end) scores[p] = -INFINITE;
+}
+
+/* grid: pages touched, heads. */
+KERNEL kernel_page_bounds(const __grid_constant__ rkv_page_bounds_args a, const __grid_constant__ rkv_rows_data kv) {
+  const int p = a.begin / a.page + blockIdx.x, head = blockIdx.y, dim = kv.head_dim, dtype = kv.keys.dtype, begin = p * a.page;
+  const int count = least(a.page, kv.row_end[a.slot] - begin);
+  if (p >= a.bounds.shape[2] || count <= 0) return;
+  const int64_t plane = (int64_t)a.slot * kv.kv_heads + head, bytes = row_bytes(dtype, dim), to_bytes = row_bytes(a.bounds.dtype, dim);
+  const char *keys = (const char *)kv.keys.data + (plane * kv.capacity + begin) * bytes;
+  char *to = (char *)a.bounds.data + (plane * a.bounds.shape[2] + p) * 2 * to_bytes;
+  for (int d = THREAD; d < dim; d += THREADS) {
+    float low = INFINITE, high = -INFINITE;
+    for (int i = 0; i < count; i++) {
+      const float x = at_row(dtype, keys + i * bytes, d, dim);
+      low = x < low ? x : low;
+      high = x > high ? x : high;
+    }
+    put_at(a.bounds.dtype, to, d, low);
+    put_at(a.bounds.dtype, to + to_bytes, d, high);
+  }
+}
+
+/* ---- the best of them ---- */
+
+/* A row at a time, in runs of RKV_SORTED: which ids, in ascending order; then sorted by rank and id. grid: rows of scores, slots. */
+KERNEL __launch_bounds__(1024) kernel_topk(const __grid_constant__ rkv_topk_args a) {
+  extern __shared__ unsigned long long sorted[]; /* [RKV_SORTED] rank, id */
+  __shared__ unsigned digits[RKV_DIGITS];
+  __shared__ int shared[34];
+  const int n = a.order.shape[1], k = a.order.shape[2], width = a.scores.shape[2], row = blockIdx.x, slot = blockIdx.y;
+  if (!((const int *)a.active.data)[slot]) return;
+  const float *scores = (const float *)a.scores.data + ((int64_t)slot * n + row) * width;
+  int *order = (int *)a.order.data + ((int64_t)slot * n + row) * k, done = 0;
+  place from = {0, -1};
+  while (done < k) {
+    const int wanted = least(RKV_SORTED, k - done);
+    int ties = 0;
+    const unsigned last = wanted < width ? rank_of_kth(digits, shared, scores, width, from, wanted, &ties) : NO_RANK;
+    const int found = take_best(scores, width, from, last, ties, shared, [&](int at, int id, unsigned rank) { sorted[at] = (unsigned long long)rank << 32 | (unsigned)id; });
+    sort_pairs(sorted, found);
+    for (int i = THREAD; i < found; i += THREADS) order[done + i] = (int)(unsigned)sorted[i];
+    if (found == 0) break;
+    from.rank = (unsigned)(sorted[found - 1] >> 32);
+    from.id = (int)(unsigned)sorted[found - 1];
+    done += found;
+    __syncthreads();
+  }
+  for (int i = done + THREAD; i < k; i += THREADS) order[i] = -1;
+}
+
+/* ---- their rows. grid: rows of the index, slots ---- */
+
+KERNEL __launch_bounds__(256) kernel_fill_budget(const __grid_constant__ rkv_fill_budget_args a) {
+  __shared__ int shared[34], firsts[256], starts[256], sizes[256];
+  const int n = a.index.shape[1], budget = a.index.shape[2], k = a.order.shape[2], all = a.offsets.shape[2] - 1, row = blockIdx.x, slot = blockIdx.y;
+  if (!((const int *)a.active.data)[slot]) return;
+  const int kv_heads = a.offsets.shape[1];
+  const int *order = (const int *)a.order.data + ((int64_t)slot * n + row) * k;
+  const int *offsets = (const int *)a.offsets.data + ((int64_t)slot * kv_heads + row / (n / kv_heads)) * (all + 1);
+  int *index = (int *)a.index.data + ((int64_t)slot * n + row) * budget, at = 0;
+  for (int base = 0; base < k && at < budget; base += THREADS) {
+    const int c = base + THREAD < k ? order[base + THREAD] : -1, is_cluster = (unsigned)c < (unsigned)all;
+    const int size = is_cluster ? most(0, offsets[c + 1] - offsets[c]) : 0;
+    int total, valid;
+    const int before = block_scan(size, shared, &total);
+    __syncthreads();
+    block_scan(is_cluster, shared, &valid);
+    starts[THREAD] = at + before;
+    sizes[THREAD] = size;
+    firsts[THREAD] = is_cluster ? offsets[c] : 0;
+    __syncthreads();
+    for (int i = WARP; i < least(THREADS, k - base); i += WARPS)
+      for (int r = LANE; r < sizes[i] && starts[i] + r < budget; r += 32) index[starts[i] + r] = firsts[i] + r;
+    at += total;
+    __syncthreads();
+    if (valid < least(THREADS, k - base)) break; /* -1: no more come */
+  }
+  for (int i = at + THREAD; i < budget; i += THREADS) index[i] = -1;
+}
+
+/* Whether a cluster fits depends on all before it: one thread decides, all write. */
+KERNEL __launch_bounds__(256) kernel_fill_whole(const __grid_constant__ rkv_fill_whole_args a) {
+  __shared__ int clusters[256], sizes[256], starts[256], filled, has_ended;
+  const int n = a.index.shape[1], budget = a.index.shape[2], k = a.order.shape[2], all = a.bias.shape[2], row = blockIdx.x, slot = blockIdx.y;
+  if (!((const int *)a.active.data)[slot]) return;
+  const int kv_heads = a.offsets.shape[1], count = most(0, least(all, ((const int *)a.count.data)[slot]));
+  const int *order = (const int *)a.order.data + ((int64_t)slot * n + row) * k;
+  const int *offsets = (const int *)a.offsets.data + ((int64_t)slot * kv_heads + row / (n / kv_heads)) * (all + 1);
+  int *index = (int *)a.index.data + ((int64_t)slot * n + row) * budget;
+  float *bias = (float *)a.bias.data + ((int64_t)slot * n + row) * all;
+  for (int c = THREAD; c < all; c += THREADS) bias[c] = c < count && offsets[c + 1] > offsets[c] ? logf((float)(offsets[c + 1] - offsets[c])) : -INFINITE;
+  if (THREAD == 0) filled = 0, has_ended = 0;
+  __syncthreads();
+  for (int base = 0; base < k && filled < budget && !has_ended; base += THREADS) {
+    const int c = base + THREAD < k ? order[base + THREAD] : -1, is_cluster = (unsigned)c < (unsigned)all;
+    clusters[THREAD] = is_cluster ? c : -1;
+    sizes[THREAD] = is_cluster ? offsets[c + 1] - offsets[c] : 0;
+    __syncthreads();
+    if (THREAD == 0)
+      for (int i = 0; i < THREADS; i++) {
+        starts[i] = -1;
+        if (clusters[i] < 0) has_ended = 1;
+        if (has_ended || sizes[i] <= 0 || sizes[i] > budget - filled) continue;
+        starts[i] = filled;
+        filled += sizes[i];
+      }
+    __syncthreads();
+    for (int i = WARP; i < THREADS; i += WARPS) {
+      if (starts[i] < 0) continue;
+      for (int r = LANE; r < sizes[i]; r += 32) index[starts[i] + r] = offsets[clusters[i]] + r;
+      if (LANE == 0) bias[clusters[i]] = -INFINITE;
+    }
+    __syncthreads();
+  }
+  for (int i = filled + THREAD; i < budget; i += THREADS) index[i] = -1;
+}
+
+/* A warp per row. grid: rows / warps, heads, slots. */
+KERNEL kernel_gather_rows(const __grid_constant__ rkv_gather_rows_args a) {
+  const int i = blockIdx.x * WARPS + WARP, budget = a.to.shape[2], width = a.to.shape[3], capacity = a.from.shape[2], dtype = a.from.dtype;
+  if (i >= budget) return;
+  const int64_t plane = (int64_t)blockIdx.z * a.to.shape[1] + blockIdx.y;
+  const int row = ((const int *)a.index.data)[plane * budget + i], is_row = (unsigned)row < (unsigned)capacity;
+  const char *from = (const char *)a.from.data + (plane * capacity + row) * row_bytes(dtype, width);
+  float *to = (float *)a.to.data + (plane * budget + i) * width;
+  for (int d = LANE; d < width; d += 32) to[d] = is_row ? at_row(dtype, from, d, width) : 0;
+}
+
+KERNEL kernel_set_tail(const __grid_constant__ rkv_rows_data kv, int sink, int width) {
+  for (int s = THREAD; s < kv.slots; s += THREADS)
+    if (kv.active[s]) kv.tail_begin[s] = most(kv.tail_begin[s], most(sink, kv.row_end[s] - width));
+}
