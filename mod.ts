@@ -20,7 +20,8 @@ export { chunkKV, type ChunkKVOptions } from "./lib/policies/chunk_kv.ts";
 export { pyramidInfer, type PyramidInferOptions } from "./lib/policies/pyramid_infer.ts";
 export { infiniGen, type InfiniGenOptions } from "./lib/policies/infini_gen.ts";
 export { sals, type SALSOptions } from "./lib/policies/sals.ts";
-export { LayerBases } from "./lib/calibration.ts";
+export { type Calibration, calibrationPath, LayerBases, loadCalibration, saveCalibration } from "./lib/calibration.ts";
+export { calibrate, type CalibrateOptions } from "./lib/calibrate.ts";
 export {
   type Allocator,
   type Attention,

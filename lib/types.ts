@@ -16,10 +16,10 @@ export type WeightType = (typeof weightTypes)[number];
 
 /** How far a long work has come. `done` and `total` are in `unit`. */
 export interface Progress {
-  readonly stage: "load" | "prefill";
+  readonly stage: "load" | "prefill" | "calibrate";
   readonly done: number;
   readonly total: number;
-  readonly unit: "bytes" | "tokens";
+  readonly unit: "bytes" | "tokens" | "layers";
 }
 
 export type OnProgress = (progress: Progress) => void;

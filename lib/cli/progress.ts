@@ -3,6 +3,8 @@ import process from "node:process";
 import { progress as bar } from "@clack/prompts";
 import type { OnProgress, Progress } from "../types.ts";
 
+const said = { load: "loading the model", prefill: "reading the prompt", calibrate: "decomposing what it saw" } as const;
+
 /** An `onProgress` that draws a bar per stage on stderr. `end` takes away what is still drawn. */
 export function showProgress(isTerminal: boolean): OnProgress & { end(): void } {
   let stage: Progress["stage"] | undefined;
@@ -20,7 +22,7 @@ export function showProgress(isTerminal: boolean): OnProgress & { end(): void } 
       stage = now;
       drawn = 0;
       shown = bar({ max: 100, output: process.stderr, indicator: "timer" });
-      shown.start(now === "load" ? "loading the model" : "reading the prompt");
+      shown.start(said[now]);
     }
     const percent = Math.floor((100 * done) / Math.max(1, total));
     if (percent > drawn) shown?.advance(percent - drawn);
