@@ -1,0 +1,196 @@
+/** What must hold of the CUDA device, as a list: cuda.test.ts runs it as tests, check.ts as a program that counts. */
+import { assert, assertEquals, assertLess } from "@std/assert";
+import { readFileSync } from "node:fs";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { type Device, open } from "../../lib/device.ts";
+import { load, type LoadedModel } from "../../lib/model.ts";
+import { full } from "../../lib/policies/full.ts";
+import type { SessionOptions } from "../../lib/session.ts";
+import { runCase } from "../cases/device.ts";
+import { faults } from "../cases/judge.ts";
+import { table } from "../cases/mod.ts";
+import { ggufOf } from "../golden/tiny/gguf.ts";
+import { ggufCases } from "../golden/tiny/shapes.ts";
+import { contestants } from "../policies/contestants.ts";
+import { nano, proseTokens } from "../support/nano.ts";
+import { decode, fresh, largestDifference, type Run } from "../support/run.ts";
+
+export interface Check {
+  readonly group: string;
+  readonly name: string;
+  run(): Promise<void>;
+}
+
+let device: Promise<Device> | undefined;
+let onDevice: Promise<LoadedModel> | undefined;
+
+export async function cuda(): Promise<Device> {
+  return await (device ??= open("cuda"));
+}
+
+/** The nano model on the GPU. */
+function cudaNano(): Promise<LoadedModel> {
+  return onDevice ??= cuda().then((device) => load(fileURLToPath(new URL("../../models/nano", import.meta.url)), { device }));
+}
+
+const capacity = 1024;
+const length = 600;
+const steps = 70;
+
+/** Every case of the table, twice: against the reference, and against itself. */
+function caseTable(): Check[] {
+  return table.map((one) => ({
+    group: "cases",
+    name: `${one.op}: ${one.name}`,
+    async run() {
+      const outcome = await runCase(await cuda(), one);
+      assertEquals(faults(one, outcome), []);
+      const again = await runCase(await cuda(), one);
+      for (const [name, bytes] of outcome) assertEquals(again.get(name), bytes, `${name} differs from run to run`);
+    },
+  }));
+}
+
+/** What tests/policies/contract.test.ts asks of every policy, here on the GPU. */
+function contract(): Check[] {
+  const check = (name: string, run: () => Promise<void>): Check => ({ group: "policies", name, run });
+  return contestants.flatMap(({ name, small, whole }) => [
+    check(`${name} gives the full attention's logits when its budget holds every row`, async () => {
+      const [model, prompt] = [await cudaNano(), await proseTokens(length)];
+      const want = await fresh(model, { kv: full(), capacity, kvDtype: "f32" }, prompt, steps);
+      const got = await fresh(model, { kv: whole(), capacity, kvDtype: "f32" }, prompt, steps);
+      assertEquals(got.tokens, want.tokens);
+      assertLess(largestDifference(got.logits, want.logits), 1e-3);
+    }),
+    check(`${name} replays what it does eagerly, bit by bit`, async () => {
+      const [model, prompt] = [await cudaNano(), await proseTokens(length)];
+      const options = { kv: small(), capacity };
+      assertEquals(await fresh(model, options, prompt, steps), await fresh(model, { ...options, eager: true }, prompt, steps));
+    }),
+    check(`${name} does not depend on its neighbours in a batch`, async () => {
+      const model = await cudaNano();
+      const lengths = [length, 37, 411];
+      using together = model.session({ kv: small(), capacity, slots: 3 });
+      for (const [slot, tokens] of lengths.entries()) await together.prefill(await proseTokens(tokens, slot), { slot });
+      const seen: number[][] = [[], [], []];
+      for await (const { slot, token } of together.decode({ maxTokens: steps, stop: [] })) seen[slot].push(token);
+      for (const [slot, tokens] of lengths.entries()) {
+        using alone = model.session({ kv: small(), capacity });
+        await alone.prefill(await proseTokens(tokens, slot));
+        const want = await decode(alone, steps);
+        assertEquals(seen[slot], want.tokens);
+        assertEquals(await together.logits({ slot }), want.logits);
+      }
+    }),
+    check(`${name} comes back to a mark as if nothing had happened`, async () => {
+      const [model, prompt] = [await cudaNano(), await proseTokens(length)];
+      const question = await proseTokens(30, 3);
+      using session = model.session({ kv: small(), capacity });
+      await session.prefill(prompt);
+      const mark = session.mark();
+      await session.prefill(question, { query: "sparse" });
+      const first = await decode(session, steps);
+      session.rewind(mark);
+      await session.prefill(await proseTokens(300, 4));
+      await decode(session, 5);
+      session.rewind(mark);
+      await session.prefill(question, { query: "sparse" });
+      assertEquals(await decode(session, steps), first);
+    }),
+    check(`${name} in F32 decodes what it decodes on the CPU`, async () => {
+      const [there, here, prompt] = [await nano(), await cudaNano(), await proseTokens(length)];
+      const options = () => ({ kv: small(), capacity, kvDtype: "f32" as const });
+      assertAlike(await fresh(here, options(), prompt, steps), await fresh(there, options(), prompt, steps));
+    }),
+  ]);
+}
+
+/** Two devices sum in other orders: the same tokens, and logits to what that makes of them. */
+function assertAlike(got: Run, want: Run): void {
+  assertEquals(got.tokens, want.tokens);
+  assertLess(largestDifference(got.logits, want.logits), 2e-3);
+}
+
+/** Greedy identity with the CPU over F32 rows: the nano model's golden prompts, and a tiny model of every file type. */
+function identity(): Check[] {
+  const { prompts } = JSON.parse(readFileSync(new URL("../golden/nano/transformers-f32.json", import.meta.url), "utf8")) as {
+    prompts: { name: string; tokens: number[]; greedy: number[] }[];
+  };
+  const options: SessionOptions = { kvDtype: "f32", capacity: 2048 };
+  const golden = prompts.map(({ name, tokens, greedy }): Check => ({
+    group: "identity",
+    name: `nano continues "${name}" as transformers does: the same 64 tokens`,
+    async run() {
+      assertEquals((await fresh(await cudaNano(), options, tokens, 64)).tokens, greedy);
+    },
+  }));
+  const tiny = ggufCases.map((one): Check => ({
+    group: "identity",
+    name: `${one.name} gives the CPU's tokens and logits`,
+    async run() {
+      const folder = await mkdtemp(join(tmpdir(), "recallkv-cuda-"));
+      const path = join(folder, "tiny.gguf");
+      try {
+        await writeFile(path, ggufOf(one)[0]);
+        const prompt = Array.from({ length: 100 }, (_, i) => (i * 37) % 2000);
+        const cpu = await open("cpu");
+        using there = await load(path, { device: cpu, onWarning: () => {} });
+        using here = await load(path, { device: await cuda(), onWarning: () => {} });
+        const sized = { ...options, capacity: 512 };
+        assertAlike(await fresh(here, sized, prompt, 20), await fresh(there, sized, prompt, 20));
+        cpu[Symbol.dispose]();
+      } finally {
+        await rm(folder, { recursive: true });
+      }
+    },
+  }));
+  return [...golden, ...tiny];
+}
+
+/** Memory is promised, refused and given back as on the CPU. */
+function memory(): Check[] {
+  const check = (name: string, run: () => Promise<void>): Check => ({ group: "memory", name, run });
+  return [
+    check("rows that do not fit are refused with what was needed and what is free, and work goes on", async () => {
+      const device = await cuda();
+      const { free } = device.memory();
+      using arena = device.arena(free * 4);
+      const held = arena.tensor("f32", [4]);
+      held.write(Float32Array.of(1, 2, 3, 4));
+      const rows = Math.ceil((free * 2) / 4096);
+      const large = arena.tensor("f32", [1, 1, rows, 1024]);
+      let refused: { code?: string; message?: string } = {};
+      try {
+        large.commit(rows);
+      } catch (error) {
+        refused = error as typeof refused;
+      }
+      assertEquals(refused.code, "RKV_MEMORY");
+      assert(/needed.*free/.test(refused.message ?? ""), refused.message);
+      assertEquals([...await held.read()], [1, 2, 3, 4]);
+    }),
+    check("rows that are given back come back as zeros, and their pages go", async () => {
+      using arena = (await cuda()).arena(1 << 30);
+      const rows = 1 << 16;
+      const tensor = arena.tensor("f32", [2, 1, rows, 256]);
+      tensor.commit(rows);
+      const before = arena.memory().committed;
+      tensor.write(new Float32Array(256).fill(7), (rows - 1) * 256);
+      tensor.release(0, 0);
+      await arena.fence();
+      assert(arena.memory().committed < before);
+      tensor.commit(rows, 0);
+      assertEquals(await tensor.read((rows - 1) * 256, 256), new Float32Array(256));
+      tensor.release(0, 0);
+      tensor.commit(rows, 0);
+      tensor.write(Float32Array.of(5), 3);
+      await arena.fence();
+      assertEquals([...await tensor.read(2, 2)], [0, 5]);
+    }),
+  ];
+}
+
+export const checks: readonly Check[] = [...caseTable(), ...memory(), ...identity(), ...contract()];
