@@ -37,5 +37,7 @@ export {
   type Step,
 } from "./lib/policies/policy.ts";
 export { RecallError } from "./lib/errors.ts";
+export { type Fidelity, fidelity, type Witness } from "./lib/metrics/fidelity.ts";
+export { type LayerView, Probe } from "./lib/metrics/probe.ts";
 export type { AttendedRows } from "./lib/metrics/attended.ts";
 export type { KvDType, OnProgress, OnWarning, Progress } from "./lib/types.ts";

@@ -74,7 +74,7 @@ function bytesOfRow(tensor: Tensor): number {
 /** All rows of one slot of a tensor [slots, ...]. */
 function slotRun(tensor: Tensor, slot: number): RowRun {
   const width = tensor.shape.length === 1 ? 1 : tensor.shape.at(-1)!;
-  const rows = tensor.elements / tensor.shape[0] / width;
+  const rows = width === 0 ? 0 : tensor.elements / tensor.shape[0] / width;
   return { tensor, row: slot * rows, rows };
 }
 

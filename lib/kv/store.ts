@@ -58,6 +58,8 @@ export class Rows {
   readonly position: Tensor;
   /** i32[slots]: 1 if the slot takes part in the step. */
   readonly active: Tensor;
+  /** i32[layers, slots]: where tails begin. */
+  readonly tailBegin: Tensor;
   readonly handle: RowsHandle;
   /** Layers of the model; `layer` is one of them. */
   readonly layers: number;
@@ -77,6 +79,7 @@ export class Rows {
     this.values = arena.tensor(dtype, [slots, kvHeads, capacity, headDim]);
     this.position = arena.tensor("i32", [slots, kvHeads, capacity]);
     this.active = state.active;
+    this.tailBegin = state.tailBegin;
     this.handle = arena.rows([this.keys, this.values, this.position, state.rowEnd, state.tailBegin, state.active, state.attended], layer);
     this.#committed = new Array<number>(slots).fill(0);
     this.position.commit(kvHeads);

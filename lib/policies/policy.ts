@@ -49,6 +49,8 @@ export interface Estimates {
   readonly means: Tensor;
   /** f32[slots, kvHeads, n]. */
   readonly bias: Tensor;
+  /** i32[slots, kvHeads, budget]: rows, where each stands for one; for those who measure. */
+  readonly rows?: Tensor;
 }
 
 /** What attention reads beside sink and tail. */

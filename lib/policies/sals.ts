@@ -64,7 +64,7 @@ export const sals = (options: Partial<SALSOptions> & Pick<SALSOptions, "projecti
           for (let plane = 0; plane < slots * kvHeads; plane++) k.copy(index, plane, best, Math.floor(plane / kvHeads), 1);
           k.reconstruct(keys, latents, basis, best, rotations, handle);
           k.gatherRows(values, rows.values, index);
-          return { estimates: { centroids: keys, means: values, bias } };
+          return { estimates: { centroids: keys, means: values, bias, rows: index } };
         },
         selectBytes: (builtRows) => builtRows * leading * 4 + Math.min(rows.budget, builtRows) * channels * 4,
       };
