@@ -57,17 +57,19 @@ void RKV_FN(rkv_head_run)(const void *args, int32_t stage, int32_t piece, void *
   const int32_t *active = active_from(&op->active, op->first), hidden = model->hidden;
   const int32_t *rows = rkv_active_rows((int32_t *)((char *)scratch + RKV_SCRATCH_ROWS), active, op->count);
   const int32_t n = rkv_active_count(active, op->count);
+  const int32_t form = RKV_FN(rkv_form_for)(model->output, NULL, NULL);
   float *work = op->work.data, *block = scratch;
   if (stage == 0) {
     const int32_t size = rkv_light_rows(hidden);
     for (int32_t i = piece * size, end = rkv_min_int(n, i + size); i < end; i++) {
       const float *x = (const float *)op->x.data + (int64_t)(op->first + rkv_row_of(rows, i)) * hidden;
-      rkv_norm(work + (int64_t)i * hidden, x, model->output_norm->packed, hidden, model->eps);
+      rkv_norm(block, x, model->output_norm->packed, hidden, model->eps);
+      RKV_FN(rkv_prepare)(rkv_row_in(work, form, hidden, i), block, hidden, 0, hidden, form);
     }
     return;
   }
   const rkv_block at = RKV_FN(rkv_product_block)(model->output, n, piece);
-  RKV_FN(rkv_product)(block, model->output, (rkv_operand){work, hidden, NULL}, at, (char *)scratch + RKV_SCRATCH_PRODUCT);
+  RKV_FN(rkv_product)(block, model->output, rkv_rows_of(work, form, hidden), at, (char *)scratch + RKV_SCRATCH_PRODUCT);
   for (int32_t i = 0; i < at.rows; i++) {
     float *logits = (float *)op->logits.data + (int64_t)(op->first + rkv_row_of(rows, at.row + i)) * model->vocab;
     memcpy(logits + at.col, block + i * RKV_BLOCK_COLS, (size_t)at.cols * 4);

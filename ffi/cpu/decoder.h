@@ -26,6 +26,10 @@ static inline const int32_t *rkv_active_rows(int32_t *rows, const int32_t *activ
 }
 static inline int32_t rkv_row_of(const int32_t *rows, int32_t i) { return rows ? rows[i] : i; }
 
+/* Rows of work in a form, close together. */
+static inline rkv_operand rkv_rows_of(const void *x, int32_t form, int32_t cols) { return (rkv_operand){x, RKV_FN(rkv_form_bytes)(form, cols), NULL, form}; }
+static inline void *rkv_row_in(void *x, int32_t form, int32_t cols, int32_t row) { return (char *)x + row * RKV_FN(rkv_form_bytes)(form, cols); }
+
 /* to = x / sqrt(mean(x^2) + eps) * weight; in place is allowed. Source: RMSNorm (arXiv 1910.07467). */
 static inline void rkv_norm(float *to, const float *x, const float *weight, int32_t n, float eps) {
   const rkv_vec factor = rkv_set1(1.0f / sqrtf(rkv_dot(x, x, n) / (float)n + eps));

@@ -29,6 +29,14 @@ static int32_t move_row_end(const rkv_attn_in_args *op) {
   return code;
 }
 
+static int32_t in_form(const rkv_layer_data *layer) { return RKV_FN(rkv_form_for)(layer->q, layer->k, layer->v); }
+
+/* A row of x, normed, as products want it. */
+static void norm_row(void *to, const float *x, const rkv_weight_data *norm, const rkv_layer_data *layer, int32_t form, float *normed) {
+  rkv_norm(normed, x, norm->packed, layer->hidden, layer->eps);
+  RKV_FN(rkv_prepare)(to, normed, layer->hidden, 0, layer->hidden, form);
+}
+
 static int32_t finish_rows(const rkv_layer_data *layer) { return rkv_light_rows((layer->heads + 2 * layer->kv_heads) * layer->head_dim * 4); }
 
 int32_t RKV_FN(rkv_attn_in_pieces)(const void *args, int32_t stage) {
@@ -70,7 +78,7 @@ static void finish_heads(float *x, const rkv_weight_data *bias, const rkv_weight
   }
 }
 
-/* Work holds, rows close together: the normed rows, then k, then v. */
+/* Work holds, rows close together: the normed rows (room for floats), then k, then v. */
 static void attn_in_product(const rkv_attn_in_args *op, int32_t n, const int32_t *rows, int32_t piece, void *scratch) {
   const rkv_layer_data *layer = op->layer;
   const int32_t kv_width = layer->kv_heads * layer->head_dim;
@@ -81,7 +89,7 @@ static void attn_in_product(const rkv_attn_in_args *op, int32_t n, const int32_t
   for (int32_t pieces; which < 2 && piece >= (pieces = RKV_FN(rkv_product_pieces)(weights[which], n)); which++) piece -= pieces;
   const rkv_weight_data *weight = weights[which];
   const rkv_block at = RKV_FN(rkv_product_block)(weight, n, piece);
-  RKV_FN(rkv_product)(block, weight, (rkv_operand){normed, layer->hidden, NULL}, at, (char *)scratch + RKV_SCRATCH_PRODUCT);
+  RKV_FN(rkv_product)(block, weight, rkv_rows_of(normed, in_form(layer), layer->hidden), at, (char *)scratch + RKV_SCRATCH_PRODUCT);
   for (int32_t i = 0; i < at.rows; i++) {
     const int32_t row = which == 0 ? rkv_row_of(rows, at.row + i) : at.row + i;
     memcpy(outs[which] + (int64_t)row * weight->rows + at.col, block + i * RKV_BLOCK_COLS, (size_t)at.cols * 4);
@@ -122,7 +130,7 @@ void RKV_FN(rkv_attn_in_run)(const void *args, int32_t stage, int32_t piece, voi
   for (int32_t i = piece * size, end = rkv_min_int(part.n, i + size); i < end; i++) {
     const int32_t row = rkv_row_of(rows, i);
     if (stage) finish_row(op, part.n, i, row);
-    else rkv_norm((float *)op->work.data + (int64_t)i * layer->hidden, (const float *)op->x.data + (int64_t)row * layer->hidden, layer->attn_norm->packed, layer->hidden, layer->eps);
+    else norm_row(rkv_row_in(op->work.data, in_form(layer), layer->hidden, i), (const float *)op->x.data + (int64_t)row * layer->hidden, layer->attn_norm, layer, in_form(layer), scratch);
   }
 }
 
@@ -148,7 +156,7 @@ void RKV_FN(rkv_queries_run)(const void *args, int32_t stage, int32_t piece, voi
   float *normed = op->work.data, *q = op->q.data, *block = scratch;
   if (stage == 1) {
     const rkv_block at = RKV_FN(rkv_product_block)(layer->q, n, piece);
-    RKV_FN(rkv_product)(block, layer->q, (rkv_operand){normed, layer->hidden, NULL}, at, (char *)scratch + RKV_SCRATCH_PRODUCT);
+    RKV_FN(rkv_product)(block, layer->q, rkv_rows_of(normed, in_form(layer), layer->hidden), at, (char *)scratch + RKV_SCRATCH_PRODUCT);
     for (int32_t i = 0; i < at.rows; i++)
       memcpy(q + (int64_t)rkv_row_of(rows, at.row + i) * width + at.col, block + i * RKV_BLOCK_COLS, (size_t)at.cols * 4);
     return;
@@ -157,11 +165,30 @@ void RKV_FN(rkv_queries_run)(const void *args, int32_t stage, int32_t piece, voi
   for (int32_t i = piece * size, end = rkv_min_int(n, i + size); i < end; i++) {
     const int64_t row = rkv_row_of(rows, i);
     if (stage) finish_heads(q + row * width, layer->q_bias, layer->q_norm, (const float *)op->rotations.data + row * layer->rope_dim, layer->heads, layer);
-    else rkv_norm(normed + (int64_t)i * layer->hidden, (const float *)op->x.data + row * layer->hidden, layer->attn_norm->packed, layer->hidden, layer->eps);
+    else norm_row(rkv_row_in(normed, in_form(layer), layer->hidden, i), (const float *)op->x.data + row * layer->hidden, layer->attn_norm, layer, in_form(layer), scratch);
   }
 }
 
-/* ---- attn_out: o product and residual | norm | gate, up and their product | down product and residual ------------------------------ */
+/* ---- attn_out: o's rows | o product and residual | norm | gate, up and their product | down product and residual -------------------- */
+
+/* What passes between the stages. Work holds rows close together: first those that o reads, then in their place the normed ones, and
+ * behind `hidden` floats for each row those that down reads. */
+typedef struct {
+  const rkv_layer_data *layer;
+  int32_t n, width, o_form, in_form, down_form;
+  const int32_t *rows;
+  char *normed, *activated;
+} out_plan;
+
+static out_plan out_plan_of(const rkv_attn_out_args *op) {
+  const rkv_layer_data *layer = op->layer;
+  out_plan p = {.layer = layer, .n = rkv_active_count(op->active.data, op->count), .width = layer->heads * layer->head_dim, .normed = op->work.data};
+  p.o_form = p.width <= layer->hidden + layer->intermediate ? RKV_FN(rkv_form_for)(layer->o, NULL, NULL) : RKV_FORM_F32;
+  p.in_form = RKV_FN(rkv_form_for)(layer->gate, layer->up, NULL);
+  p.down_form = RKV_FN(rkv_form_for)(layer->down, NULL, NULL);
+  p.activated = p.normed + (int64_t)p.n * layer->hidden * 4;
+  return p;
+}
 
 int32_t RKV_FN(rkv_attn_out_pieces)(const void *args, int32_t stage) {
   const rkv_attn_out_args *op = args;
@@ -169,10 +196,11 @@ int32_t RKV_FN(rkv_attn_out_pieces)(const void *args, int32_t stage) {
   const int32_t n = rkv_active_count(op->active.data, op->count);
   if (n == 0) return RKV_DONE;
   switch (stage) {
-    case 0: return RKV_FN(rkv_product_pieces)(layer->o, n);
-    case 1: return rkv_ceil_div(n, rkv_light_rows(layer->hidden));
-    case 2: return RKV_FN(rkv_product_pieces)(layer->gate, n);
-    case 3: return RKV_FN(rkv_product_pieces)(layer->down, n);
+    case 0: return rkv_ceil_div(n, rkv_light_rows(layer->heads * layer->head_dim));
+    case 1: return RKV_FN(rkv_product_pieces)(layer->o, n);
+    case 2: return rkv_ceil_div(n, rkv_light_rows(layer->hidden));
+    case 3: return RKV_FN(rkv_product_pieces)(layer->gate, n);
+    case 4: return RKV_FN(rkv_product_pieces)(layer->down, n);
     default: return RKV_DONE;
   }
 }
@@ -195,36 +223,43 @@ static void swiglu(float *gate, const float *up, int32_t n) {
 }
 
 /* gate and up may be packed as different types (mixed files), so `up` follows the blocks of `gate`. */
-static void gate_up(const rkv_attn_out_args *op, int32_t n, int32_t piece, void *scratch) {
-  const rkv_layer_data *layer = op->layer;
-  const rkv_operand normed = {op->work.data, layer->hidden, NULL};
-  float *gate = scratch, *up = gate + RKV_BLOCK_ROWS * RKV_BLOCK_COLS, *activated = (float *)op->work.data + (int64_t)n * layer->hidden;
-  const rkv_block at = RKV_FN(rkv_product_block)(layer->gate, n, piece);
+static void gate_up(const out_plan *p, int32_t piece, void *scratch) {
+  const rkv_layer_data *layer = p->layer;
+  const rkv_operand normed = rkv_rows_of(p->normed, p->in_form, layer->hidden);
+  float *gate = scratch, *up = gate + RKV_BLOCK_ROWS * RKV_BLOCK_COLS;
+  const rkv_block at = RKV_FN(rkv_product_block)(layer->gate, p->n, piece);
   RKV_FN(rkv_product)(gate, layer->gate, normed, at, (char *)scratch + RKV_SCRATCH_PRODUCT);
   RKV_FN(rkv_product)(up, layer->up, normed, at, (char *)scratch + RKV_SCRATCH_PRODUCT);
   for (int32_t i = 0; i < at.rows; i++) {
     swiglu(gate + i * RKV_BLOCK_COLS, up + i * RKV_BLOCK_COLS, at.cols);
-    memcpy(activated + (int64_t)(at.row + i) * layer->intermediate + at.col, gate + i * RKV_BLOCK_COLS, (size_t)at.cols * 4);
+    RKV_FN(rkv_prepare)(rkv_row_in(p->activated, p->down_form, layer->intermediate, at.row + i), gate + i * RKV_BLOCK_COLS, layer->intermediate, at.col, at.cols, p->down_form);
   }
+}
+
+static void light_row(const rkv_attn_out_args *op, const out_plan *p, int32_t stage, int32_t i, float *normed) {
+  const rkv_layer_data *layer = p->layer;
+  const int64_t row = rkv_row_of(p->rows, i);
+  if (stage == 2) norm_row(rkv_row_in(p->normed, p->in_form, layer->hidden, i), (const float *)op->x.data + row * layer->hidden, layer->ffn_norm, layer, p->in_form, normed);
+  else if (p->o_form != RKV_FORM_F32) RKV_FN(rkv_prepare)(rkv_row_in(p->normed, p->o_form, p->width, i), (const float *)op->attended.data + row * p->width, p->width, 0, p->width, p->o_form);
 }
 
 void RKV_FN(rkv_attn_out_run)(const void *args, int32_t stage, int32_t piece, void *scratch) {
   const rkv_attn_out_args *op = args;
   const rkv_layer_data *layer = op->layer;
-  const int32_t hidden = layer->hidden, n = rkv_active_count(op->active.data, op->count);
-  const int32_t *rows = rkv_active_rows((int32_t *)((char *)scratch + RKV_SCRATCH_ROWS), op->active.data, op->count);
-  float *normed = op->work.data, *activated = normed + (int64_t)n * hidden, *block = scratch;
-  if (stage == 1) {
-    const int32_t size = rkv_light_rows(hidden);
-    for (int32_t i = piece * size, end = rkv_min_int(n, i + size); i < end; i++)
-      rkv_norm(normed + (int64_t)i * hidden, (const float *)op->x.data + (int64_t)rkv_row_of(rows, i) * hidden, layer->ffn_norm->packed, hidden, layer->eps);
-  } else if (stage == 2) {
-    gate_up(op, n, piece, scratch);
+  out_plan p = out_plan_of(op);
+  p.rows = rkv_active_rows((int32_t *)((char *)scratch + RKV_SCRATCH_ROWS), op->active.data, op->count);
+  if (stage == 3) {
+    gate_up(&p, piece, scratch);
+  } else if (stage % 2 == 0 && stage < 4) {
+    const int32_t size = rkv_light_rows(stage ? layer->hidden : p.width);
+    for (int32_t i = piece * size, end = rkv_min_int(p.n, i + size); i < end; i++) light_row(op, &p, stage, i, scratch);
   } else {
-    const rkv_weight_data *weight = stage ? layer->down : layer->o;
-    const rkv_operand operand = stage ? (rkv_operand){activated, layer->intermediate, NULL} : (rkv_operand){op->attended.data, (int64_t)layer->heads * layer->head_dim, rows};
-    const rkv_block at = RKV_FN(rkv_product_block)(weight, n, piece);
-    RKV_FN(rkv_product)(block, weight, operand, at, (char *)scratch + RKV_SCRATCH_PRODUCT);
-    add_block(op, rows, at, block, stage ? NULL : layer->o_bias);
+    const int32_t is_down = stage == 4;
+    const rkv_weight_data *weight = is_down ? layer->down : layer->o;
+    rkv_operand operand = is_down ? rkv_rows_of(p.activated, p.down_form, layer->intermediate) : rkv_rows_of(p.normed, p.o_form, p.width);
+    if (!is_down && p.o_form == RKV_FORM_F32) operand = (rkv_operand){op->attended.data, (int64_t)p.width * 4, p.rows, RKV_FORM_F32};
+    const rkv_block at = RKV_FN(rkv_product_block)(weight, p.n, piece);
+    RKV_FN(rkv_product)(scratch, weight, operand, at, (char *)scratch + RKV_SCRATCH_PRODUCT);
+    add_block(op, p.rows, at, scratch, is_down ? NULL : layer->o_bias);
   }
 }

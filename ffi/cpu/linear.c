@@ -8,7 +8,7 @@
 #else
 #define TILE_ROWS 6
 #endif
-#define FEW_ROWS 4            /* up to here weights are used straight from the panel */
+#define FEW_ROWS RKV_FEW_ROWS /* up to here weights are used straight from the panel */
 #define PIECE_BYTES (32 << 10) /* weights per piece when there are few rows: about 1 us, a hand-off's worth */
 
 /* ---- the register tile --------------------------------------------------------------------------------------------------------- */
@@ -121,8 +121,7 @@ static void few_rows(float *c, const char *panels, size_t panel_bytes, int32_t o
   switch (type) {
     case RKV_WEIGHT_F32: FEW_TYPE(RKV_WEIGHT_F32)
     case RKV_WEIGHT_F16: FEW_TYPE(RKV_WEIGHT_F16)
-    case RKV_WEIGHT_BF16: FEW_TYPE(RKV_WEIGHT_BF16)
-    default: RKV_FN(rkv_quant_rows)(c, panels, panel_bytes, outputs, x, cols, type, rows);
+    default: FEW_TYPE(RKV_WEIGHT_BF16)
   }
 }
 
@@ -134,8 +133,7 @@ RKV_INLINE void unpack(float *b, const char *panel, int32_t type, int32_t k, int
 /* b[depth, RKV_PANEL] = a panel's weights [k, k + depth) as f32; k is a multiple of RKV_DEPTH. */
 static void unpack_panel(float *b, const char *panel, int32_t type, int32_t k, int32_t depth) {
   if (type == RKV_WEIGHT_F16) unpack(b, panel, RKV_WEIGHT_F16, k, depth);
-  else if (type == RKV_WEIGHT_BF16) unpack(b, panel, RKV_WEIGHT_BF16, k, depth);
-  else RKV_FN(rkv_quant_unpack)(b, panel, type, k, depth);
+  else unpack(b, panel, RKV_WEIGHT_BF16, k, depth);
 }
 
 /* ---- pieces ---------------------------------------------------------------------------------------------------------------------- */
@@ -157,21 +155,47 @@ rkv_block RKV_FN(rkv_product_block)(const rkv_weight_data *weight, int32_t count
   return (rkv_block){row, rkv_min_int(RKV_BLOCK_ROWS, count - row), col, rkv_min_int(width, weight->rows - col)};
 }
 
+/* Row i of a block. */
+static const void *row_at(const rkv_operand *operand, rkv_block block, int32_t i) {
+  return (const char *)operand->x + (operand->map ? operand->map[block.row + i] : block.row + i) * operand->stride;
+}
+
+/* Rows of x that come as floats are prepared here, a depth at a time. */
+static void quant_product(float *c, const rkv_weight_data *weight, const char *panels, size_t panel_bytes, const rkv_operand *operand, rkv_block block, char *scratch) {
+  const int32_t cols = weight->cols, count = rkv_ceil_div(block.cols, RKV_PANEL);
+  char *laid = scratch + RKV_BLOCK_ROWS * RKV_QUANT_DEPTH * 4;
+  for (int32_t k = 0; k < cols; k += RKV_QUANT_DEPTH) {
+    const int32_t depth = rkv_min_int(RKV_QUANT_DEPTH, cols - k);
+    rkv_x_rows x = {.quads = scratch, .blocks = scratch + depth * (int32_t)sizeof(rkv_quad), .stride = RKV_FN(rkv_form_bytes)(RKV_FORM_BYTES, depth)};
+    if (operand->form == RKV_FORM_F32) {
+      for (int32_t i = 0; i < block.rows; i++)
+        RKV_FN(rkv_prepare)(scratch + i * x.stride, (const float *)row_at(operand, block, i) + k, depth, 0, depth, RKV_FORM_BYTES);
+    } else {
+      const char *first = row_at(operand, block, 0);
+      x = (rkv_x_rows){first + k * (int64_t)sizeof(rkv_quad), first + cols * (int64_t)sizeof(rkv_quad) + k / RKV_PART * (int64_t)sizeof(rkv_x_block), operand->stride};
+    }
+    RKV_FN(rkv_quant_rows)(c, panels, panel_bytes, count, x, k, depth, weight->type, block.rows, laid);
+  }
+}
+
 void RKV_FN(rkv_product)(float *c, const rkv_weight_data *weight, rkv_operand operand, rkv_block block, void *scratch) {
   const size_t panel_bytes = RKV_FN(rkv_panel_bytes)(weight->type, weight->cols);
   const char *panels = (const char *)weight->packed + (size_t)(block.col / RKV_PANEL) * panel_bytes;
   const int32_t count = rkv_ceil_div(block.cols, RKV_PANEL), cols = weight->cols;
-#define ROW(i) (operand.x + (operand.map ? operand.map[block.row + (i)] : block.row + (i)) * operand.stride)
+  if (rkv_quant_block(weight->type)) {
+    quant_product(c, weight, panels, panel_bytes, &operand, block, scratch);
+    return;
+  }
   if (block.rows <= FEW_ROWS) {
     const float *x[FEW_ROWS];
-    for (int32_t i = 0; i < block.rows; i++) x[i] = ROW(i);
+    for (int32_t i = 0; i < block.rows; i++) x[i] = row_at(&operand, block, i);
     few_rows(c, panels, panel_bytes, count * RKV_PANEL, x, cols, weight->type, block.rows);
     return;
   }
   float *a = scratch, *b = a + RKV_BLOCK_ROWS * RKV_DEPTH;
   for (int32_t k = 0; k < cols; k += RKV_DEPTH) {
     const int32_t depth = rkv_min_int(RKV_DEPTH, cols - k);
-    for (int32_t i = 0; i < block.rows; i++) memcpy(a + i * RKV_DEPTH, ROW(i) + k, (size_t)depth * 4);
+    for (int32_t i = 0; i < block.rows; i++) memcpy(a + i * RKV_DEPTH, (const float *)row_at(&operand, block, i) + k, (size_t)depth * 4);
     for (int32_t p = 0; p < count; p++) {
       const char *panel = panels + (size_t)p * panel_bytes;
       const float *weights = b;
@@ -180,5 +204,4 @@ void RKV_FN(rkv_product)(float *c, const rkv_weight_data *weight, rkv_operand op
       RKV_FN(rkv_panel_product)(c + p * RKV_PANEL, RKV_BLOCK_COLS, a, block.rows, weights, depth, RKV_PANEL, k > 0);
     }
   }
-#undef ROW
 }

@@ -7,8 +7,10 @@
  *   BF16        [cols / 2][RKV_PANEL][2]      pairs of k, as the BF16 dot product wants them; an odd last k is paired with 0
  *   quantised   blocks of 32 or 256 k, as linear_quant.h has them
  *
- * Every output is summed in one fixed order, whatever the number of rows, workers or the path taken: k in blocks of RKV_DEPTH, one chain
- * of fused multiply-adds in each (weights as f32), and the blocks' sums added in order. */
+ * Every output is summed in one fixed order, whatever the number of rows, workers or the path taken. F32, F16 and BF16: k in blocks of
+ * RKV_DEPTH, one chain of fused multiply-adds in each (weights as f32), and the blocks' sums added in order. Quantised weights meet rows that
+ * are quantised too, 32 k at a time to signed bytes and a scale: the products are exact in 32 bits, and one chain of fused multiply-adds over
+ * the blocks of k brings them to their scales. So an output is off by at most sum |w[k]| * largest |x| of k's block / 254. */
 #ifndef RKV_LINEAR_H
 #define RKV_LINEAR_H
 #include "cpu.h"
@@ -19,15 +21,29 @@
 #define RKV_BLOCK_PANELS 4    /* panels that share a copied block of x */
 #define RKV_BLOCK_COLS (RKV_BLOCK_PANELS * RKV_PANEL)
 
-/* Scratch of RKV_FN(rkv_product): a block of x, a panel's block of weights. */
-#define RKV_PRODUCT_SCRATCH ((RKV_BLOCK_ROWS + RKV_PANEL) * RKV_DEPTH * 4)
+#define RKV_QUANT_DEPTH 1024  /* the same for quantised weights: bytes, and a row of x and its blocks stay in L1 while panels pass */
 
-/* Rows of an operand: row i of the call lies at x + (map ? map[i] : i) * stride. */
+/* Scratch of RKV_FN(rkv_product): a block of x, a panel's block of weights. */
+#define RKV_PRODUCT_SCRATCH (RKV_BLOCK_ROWS * RKV_QUANT_DEPTH * 4 + RKV_PANEL * RKV_QUANT_DEPTH * 2)
+
+/* What a row of x may be kept as. A prepared row takes no more room than its floats, and is made once for all products that read it. A product
+ * can take either; it prepares floats itself. */
+#define RKV_FORM_F32 0
+#define RKV_FORM_BYTES 1      /* for quantised weights */
+
+/* Rows of an operand: row i of the call lies at x + (map ? map[i] : i) * stride bytes, in one of the forms. */
 typedef struct rkv_operand {
-  const float *x;
+  const void *x;
   int64_t stride;
   const int32_t *map;
+  int32_t form;
 } rkv_operand;
+
+/* The form that suits all of these weights (NULL: none), and the bytes of a row of `cols` in it. */
+int32_t RKV_FN(rkv_form_for)(const rkv_weight_data *a, const rkv_weight_data *b, const rkv_weight_data *c);
+int64_t RKV_FN(rkv_form_bytes)(int32_t form, int32_t cols);
+/* Elements [k, k + n) of a row of `cols` from x[n]. Prepared rows are made of whole blocks: k and n are multiples of 32. */
+void RKV_FN(rkv_prepare)(void *row, const float *x, int32_t cols, int32_t k, int32_t n, int32_t form);
 
 /* The outputs of one piece: rows [row, row + rows) of the call, output columns [col, col + cols); col is a multiple of RKV_PANEL. */
 typedef struct rkv_block { int32_t row, rows, col, cols; } rkv_block;

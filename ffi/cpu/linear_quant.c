@@ -1,57 +1,158 @@
-/* linear_quant.c: products with quantised weights. The blocks are taken apart in registers; activations and sums are f32, in the order that
- * linear.h promises. */
+/* linear_quant.c: products of quantised weights with quantised rows (linear.h says what is promised). Few rows meet the weights where they lie,
+ * as bytes taken apart in registers: then memory is the limit. For many rows a panel's bytes and scales are laid out once in scratch, and a
+ * register tile of integer sums runs over them. */
 #include "linear_quant.h"
 
-/* c[rows, vecs * RKV_LANES] for outputs from `col` on, over all of k. type, rows and vecs are constants. */
-RKV_INLINE void few(float *c, const char *panels, size_t panel_bytes, int32_t col, const float *const *x, int32_t cols, int32_t type, int32_t rows, int32_t vecs) {
-  const int32_t within = col % RKV_PANEL;
-  for (int32_t k0 = 0; k0 < cols; k0 += RKV_DEPTH) {
-    const int32_t end = rkv_min_int(cols, k0 + RKV_DEPTH);
-    rkv_vec sum[4][4], scale[4], offset[4];
-    RKV_UNROLL for (int32_t i = 0; i < rows; i++)
-      RKV_UNROLL for (int32_t v = 0; v < vecs; v++) sum[i][v] = (rkv_vec){0};
-    for (int32_t k = k0; k < end; k += RKV_PART) {
-      rkv_part part[4];
-      RKV_UNROLL for (int32_t v = 0; v < vecs; v++) part[v] = rkv_part_at(type, panels + (size_t)((col + v * RKV_LANES) / RKV_PANEL) * panel_bytes, k);
-      for (int32_t group = 0; group < 4; group++) {
-        if (group == 0 || (type == RKV_WEIGHT_Q6_K && group == 2))
-          RKV_UNROLL for (int32_t v = 0; v < vecs; v++) rkv_part_scale(type, part[v], group / 2, (within + v * RKV_LANES) % RKV_PANEL, &scale[v], &offset[v]);
-        RKV_UNROLL for (int32_t n = 0; n < 8; n++) {
-          rkv_vec w[4];
-          RKV_UNROLL for (int32_t v = 0; v < vecs; v++)
-            w[v] = rkv_part_weight(type, rkv_part_q(type, part[v], group, n, (within + v * RKV_LANES) % RKV_PANEL), scale[v], offset[v]);
-          RKV_UNROLL for (int32_t i = 0; i < rows; i++) {
-            const rkv_vec a = rkv_set1(x[i][k + group * 8 + n]);
-            RKV_UNROLL for (int32_t v = 0; v < vecs; v++) sum[i][v] = rkv_fma(a, w[v], sum[i][v]);
-          }
+#if RKV_LANES == 16 || defined(__aarch64__)
+#define TILE_ROWS 6           /* with two vectors of weights: 12 integer and 12 float sums */
+#else
+#define TILE_ROWS 2
+#endif
+
+/* Parts have two scales in Q6_K, so it takes two halves of a block of x; minima are there in Q4_K and Q5_K. */
+#define HALVES(type) ((type) == RKV_WEIGHT_Q6_K ? 2 : 1)
+#define HAS_MINIMA(type) ((type) == RKV_WEIGHT_Q4_K || (type) == RKV_WEIGHT_Q5_K)
+
+/* What an integer sum begins with: what its bytes will be too much by. `halves` and `excess` are constants. */
+RKV_INLINE rkv_ivec first_sum(const rkv_x_block *x, int32_t half, int32_t halves, int32_t excess) {
+  if (excess < 0) return (rkv_ivec){0};
+  return rkv_set1_word(halves == 2 ? &x->less_half[half] : &x->less) << excess;
+}
+
+/* ---- few rows -------------------------------------------------------------------------------------------------------------------------- */
+
+/* c[rows, vecs * RKV_LANES] for outputs from `col` on. type, rows and vecs are constants. */
+RKV_INLINE void few(float *c, const char *panels, size_t panel_bytes, int32_t col, rkv_x_rows x, int32_t k0, int32_t depth, int32_t type, int32_t rows, int32_t vecs) {
+  const int32_t within = col % RKV_PANEL, halves = HALVES(type);
+  rkv_vec sum[RKV_FEW_ROWS][4];
+  RKV_UNROLL for (int32_t i = 0; i < rows; i++)
+    RKV_UNROLL for (int32_t v = 0; v < vecs; v++) sum[i][v] = k0 ? rkv_load(c + i * RKV_BLOCK_COLS + col + v * RKV_LANES) : (rkv_vec){0};
+  for (int32_t k = 0; k < depth; k += RKV_PART) {
+    rkv_part part[4];
+    rkv_x_block block[RKV_FEW_ROWS];
+    RKV_UNROLL for (int32_t v = 0; v < vecs; v++) part[v] = rkv_part_at(type, panels + (size_t)((col + v * RKV_LANES) / RKV_PANEL) * panel_bytes, k0 + k);
+    RKV_UNROLL for (int32_t i = 0; i < rows; i++) block[i] = rkv_x_at(x, i, k / RKV_PART);
+    RKV_UNROLL for (int32_t half = 0; half < halves; half++) {
+      rkv_ivec dot[RKV_FEW_ROWS][4];
+      RKV_UNROLL for (int32_t i = 0; i < rows; i++)
+        RKV_UNROLL for (int32_t v = 0; v < vecs; v++) dot[i][v] = first_sum(&block[i], half, halves, rkv_quant_excess(type));
+      RKV_UNROLL for (int32_t word = half * 4; word < (halves == 2 ? half * 4 + 4 : 8); word++) {
+        rkv_quads w[4];
+        RKV_UNROLL for (int32_t v = 0; v < vecs; v++) w[v] = rkv_quads_of(rkv_part_bytes(type, part[v], word, (within + v * RKV_LANES) % RKV_PANEL));
+        RKV_UNROLL for (int32_t i = 0; i < rows; i++)
+          RKV_UNROLL for (int32_t v = 0; v < vecs; v++) dot[i][v] = rkv_add_quads(dot[i][v], w[v], rkv_x_quads(x, i) + k + word * 4);
+      }
+      RKV_UNROLL for (int32_t v = 0; v < vecs; v++) {
+        rkv_vec scale, offset;
+        rkv_part_scale(type, part[v], half, (within + v * RKV_LANES) % RKV_PANEL, &scale, &offset);
+        RKV_UNROLL for (int32_t i = 0; i < rows; i++) {
+          sum[i][v] = rkv_fma(__builtin_convertvector(dot[i][v], rkv_vec), scale * rkv_set1(block[i].scale), sum[i][v]);
+          if (HAS_MINIMA(type)) sum[i][v] = rkv_fma(offset, rkv_set1(-block[i].sum), sum[i][v]);
         }
       }
     }
-    RKV_UNROLL for (int32_t i = 0; i < rows; i++)
-      RKV_UNROLL for (int32_t v = 0; v < vecs; v++) {
-        float *to = c + i * RKV_BLOCK_COLS + col + v * RKV_LANES;
-        rkv_store(to, k0 ? rkv_load(to) + sum[i][v] : sum[i][v]);
+  }
+  RKV_UNROLL for (int32_t i = 0; i < rows; i++)
+    RKV_UNROLL for (int32_t v = 0; v < vecs; v++) rkv_store(c + i * RKV_BLOCK_COLS + col + v * RKV_LANES, sum[i][v]);
+}
+
+RKV_INLINE void few_panels(float *c, const char *panels, size_t panel_bytes, int32_t outputs, rkv_x_rows x, int32_t k0, int32_t depth, int32_t type, int32_t rows) {
+  const int32_t vecs = RKV_LANES == 16 && rows == 1 ? 4 : 2;          /* two panels at a time where sums find registers */
+  int32_t col = 0;
+  for (; col + vecs * RKV_LANES <= outputs; col += vecs * RKV_LANES) few(c, panels, panel_bytes, col, x, k0, depth, type, rows, vecs);
+  for (; col < outputs; col += 2 * RKV_LANES) few(c, panels, panel_bytes, col, x, k0, depth, type, rows, 2);
+}
+
+/* ---- many rows ------------------------------------------------------------------------------------------------------------------------- */
+
+/* A part as it lies in scratch: eight words of four bytes for each output, and a scale (two in Q6_K) and a minimum. */
+typedef struct {
+  uint32_t bytes[8][RKV_PANEL];
+  float scale[2][RKV_PANEL], offset[RKV_PANEL];
+} laid_part;
+_Static_assert(sizeof(laid_part) <= RKV_PART * RKV_PANEL * 2, "a laid part needs more scratch");
+
+RKV_INLINE void lay_out(laid_part *to, const char *panel, int32_t type, int32_t k0, int32_t depth) {
+  for (int32_t k = 0; k < depth; k += RKV_PART, to++) {
+    const rkv_part part = rkv_part_at(type, panel, k0 + k);
+    for (int32_t row = 0; row < RKV_PANEL; row += RKV_LANES) {
+      RKV_UNROLL for (int32_t word = 0; word < 8; word++) {
+        const rkv_uvec bytes = rkv_part_bytes(type, part, word, row);
+        memcpy(to->bytes[word] + row, &bytes, sizeof bytes);
       }
+      RKV_UNROLL for (int32_t half = 0; half < HALVES(type); half++) {
+        rkv_vec scale, offset;
+        rkv_part_scale(type, part, half, row, &scale, &offset);
+        rkv_store(to->scale[half] + row, scale);
+        rkv_store(to->offset + row, offset);
+      }
+    }
   }
 }
 
-RKV_INLINE void few_panels(float *c, const char *panels, size_t panel_bytes, int32_t outputs, const float *const *x, int32_t cols, int32_t type, int32_t rows) {
-  const int32_t vecs = RKV_LANES == 16 && rows == 1 ? 4 : 2;          /* two panels at a time where scales and sums find registers */
-  int32_t col = 0;
-  for (; col + vecs * RKV_LANES <= outputs; col += vecs * RKV_LANES) few(c, panels, panel_bytes, col, x, cols, type, rows, vecs);
-  for (; col < outputs; col += 2 * RKV_LANES) few(c, panels, panel_bytes, col, x, cols, type, rows, 2);
+/* c[rows, 2 vectors] for rows of x from `row` on; type and rows are constants. */
+RKV_INLINE void tile(float *c, const laid_part *part, rkv_x_rows x, int32_t row, int32_t depth, int32_t add, int32_t type, int32_t rows) {
+  const int32_t halves = HALVES(type);
+  rkv_vec sum[TILE_ROWS][2];
+  RKV_UNROLL for (int32_t i = 0; i < rows; i++)
+    RKV_UNROLL for (int32_t v = 0; v < 2; v++) sum[i][v] = add ? rkv_load(c + i * RKV_BLOCK_COLS + v * RKV_LANES) : (rkv_vec){0};
+  for (int32_t k = 0; k < depth; k += RKV_PART, part++)
+    RKV_UNROLL for (int32_t half = 0; half < halves; half++) {
+      rkv_ivec dot[TILE_ROWS][2];
+      RKV_UNROLL for (int32_t i = 0; i < rows; i++) {
+        const rkv_x_block *block = (const rkv_x_block *)(x.blocks + (row + i) * x.stride) + k / RKV_PART;
+        RKV_UNROLL for (int32_t v = 0; v < 2; v++) dot[i][v] = first_sum(block, half, halves, rkv_quant_excess(type));
+      }
+      RKV_UNROLL for (int32_t word = half * 4; word < (halves == 2 ? half * 4 + 4 : 8); word++) {
+        rkv_quads w[2];
+        RKV_UNROLL for (int32_t v = 0; v < 2; v++) w[v] = rkv_quads_of(rkv_words((const char *)part->bytes[word], v * RKV_LANES));
+        RKV_UNROLL for (int32_t i = 0; i < rows; i++)
+          RKV_UNROLL for (int32_t v = 0; v < 2; v++) dot[i][v] = rkv_add_quads(dot[i][v], w[v], rkv_x_quads(x, row + i) + k + word * 4);
+      }
+      RKV_UNROLL for (int32_t i = 0; i < rows; i++) {
+        const rkv_x_block *block = (const rkv_x_block *)(x.blocks + (row + i) * x.stride) + k / RKV_PART;
+        RKV_UNROLL for (int32_t v = 0; v < 2; v++) {
+          sum[i][v] = rkv_fma(__builtin_convertvector(dot[i][v], rkv_vec), rkv_load(part->scale[half] + v * RKV_LANES) * rkv_set1(block->scale), sum[i][v]);
+          if (HAS_MINIMA(type)) sum[i][v] = rkv_fma(rkv_load(part->offset + v * RKV_LANES), rkv_set1(-block->sum), sum[i][v]);
+        }
+      }
+    }
+  RKV_UNROLL for (int32_t i = 0; i < rows; i++)
+    RKV_UNROLL for (int32_t v = 0; v < 2; v++) rkv_store(c + i * RKV_BLOCK_COLS + v * RKV_LANES, sum[i][v]);
 }
 
-#define OF_ROWS(type)                                                                      \
-  switch (rows) {                                                                          \
-    case 1: few_panels(c, panels, panel_bytes, outputs, x, cols, type, 1); break;          \
-    case 2: few_panels(c, panels, panel_bytes, outputs, x, cols, type, 2); break;          \
-    case 3: few_panels(c, panels, panel_bytes, outputs, x, cols, type, 3); break;          \
-    default: few_panels(c, panels, panel_bytes, outputs, x, cols, type, 4); break;         \
-  }                                                                                        \
+/* The laid parts' vectors from output `at` of the panel on, as if they were the first. */
+static const laid_part *from_output(const laid_part *parts, int32_t at) { return (const laid_part *)((const char *)parts + at * 4); }
+
+RKV_INLINE void many(float *c, const char *panels, size_t panel_bytes, int32_t count, rkv_x_rows x, int32_t k0, int32_t depth, int32_t type, int32_t rows, laid_part *parts) {
+  for (int32_t p = 0; p < count; p++) {
+    lay_out(parts, panels + (size_t)p * panel_bytes, type, k0, depth);
+    for (int32_t row = 0; row < rows;) {
+      const int32_t left = rows - row, n = left >= TILE_ROWS ? TILE_ROWS : left >= 4 && TILE_ROWS > 4 ? 4 : left >= 2 ? 2 : 1;
+      for (int32_t at = 0; at < RKV_PANEL; at += 2 * RKV_LANES) {
+        float *to = c + row * RKV_BLOCK_COLS + p * RKV_PANEL + at;
+        const laid_part *from = from_output(parts, at);
+        if (n == TILE_ROWS) tile(to, from, x, row, depth, k0, type, TILE_ROWS);
+        else if (n == 4) tile(to, from, x, row, depth, k0, type, TILE_ROWS > 4 ? 4 : 1);
+        else if (n == 2) tile(to, from, x, row, depth, k0, type, 2);
+        else tile(to, from, x, row, depth, k0, type, 1);
+      }
+      row += n;
+    }
+  }
+}
+
+#define OF_ROWS(type)                                                                              \
+  switch (rows) {                                                                                  \
+    case 1: few_panels(c, panels, panel_bytes, count * RKV_PANEL, x, k0, depth, type, 1); break;   \
+    case 2: few_panels(c, panels, panel_bytes, count * RKV_PANEL, x, k0, depth, type, 2); break;   \
+    case 3: few_panels(c, panels, panel_bytes, count * RKV_PANEL, x, k0, depth, type, 3); break;   \
+    case 4: few_panels(c, panels, panel_bytes, count * RKV_PANEL, x, k0, depth, type, 4); break;   \
+    default: many(c, panels, panel_bytes, count, x, k0, depth, type, rows, scratch);               \
+  }                                                                                                \
   break;
 
-void RKV_FN(rkv_quant_rows)(float *c, const char *panels, size_t panel_bytes, int32_t outputs, const float *const *x, int32_t cols, int32_t type, int32_t rows) {
+void RKV_FN(rkv_quant_rows)(float *c, const char *panels, size_t panel_bytes, int32_t count, rkv_x_rows x, int32_t k0, int32_t depth, int32_t type, int32_t rows, void *scratch) {
   switch (type) {
     case RKV_WEIGHT_Q8_0: OF_ROWS(RKV_WEIGHT_Q8_0)
     case RKV_WEIGHT_Q4_0: OF_ROWS(RKV_WEIGHT_Q4_0)
@@ -82,11 +183,6 @@ static void unpack(float *to, int32_t stride, const char *panel, int32_t type, i
     case RKV_WEIGHT_Q5_K: unpack_part(to, stride, panel, RKV_WEIGHT_Q5_K, k, row); break;
     default: unpack_part(to, stride, panel, RKV_WEIGHT_Q6_K, k, row);
   }
-}
-
-void RKV_FN(rkv_quant_unpack)(float *b, const char *panel, int32_t type, int32_t k, int32_t depth) {
-  for (int32_t i = 0; i < depth; i += RKV_PART)
-    for (int32_t row = 0; row < RKV_PANEL; row += RKV_LANES) unpack(b + i * RKV_PANEL + row, RKV_PANEL, panel, type, k + i, row);
 }
 
 void RKV_FN(rkv_quant_unpack_row)(float *to, const char *panel, int32_t type, int32_t row, int32_t cols) {

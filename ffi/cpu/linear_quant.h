@@ -3,7 +3,7 @@
  *
  * Everything is cut into parts of 32 k. The bits of a part are 32-bit words, one per row, in groups of 8 k: byte i of a group's word has
  * k = i in its low and k = 4 + i in its high half, so that a mask leaves four k as bytes, as integer dot products want them.
- *   Q8_0  d f16[32]                         | 8 x [32] words of four signed bytes
+ *   Q8_0  d f16[32]                         | 8 x [32] words of four bytes, each 128 more than the number it stands for
  *   Q4_0  d f16[32]                         | 4 x [32] words
  *   Q4_K  d, dmin f16[32], scales 3 x [32]  | 8 parts of 4 x [32] words
  *   Q5_K  the same                          | 8 parts of fifth bits [32], 4 x [32] words
@@ -85,7 +85,7 @@ RKV_INLINE void rkv_part_scale(int32_t type, rkv_part part, int32_t half, int32_
 RKV_INLINE rkv_vec rkv_part_q(int32_t type, rkv_part part, int32_t group, int32_t n, int32_t row) {
   const int32_t p = n / 4, i = n % 4;
   if (type == RKV_WEIGHT_Q8_0) {
-    const rkv_ivec word = (rkv_ivec)rkv_words(part.bits + (group * 2 + p) * 4 * RKV_PANEL, row);
+    const rkv_ivec word = (rkv_ivec)(rkv_words(part.bits + (group * 2 + p) * 4 * RKV_PANEL, row) ^ 0x80808080);
     return __builtin_convertvector(word << (24 - 8 * i) >> 24, rkv_vec);
   }
   rkv_uvec q = rkv_words(part.bits + rkv_quant_upper(type) + group * 4 * RKV_PANEL, row) >> (uint32_t)(8 * i + 4 * p) & 15;
@@ -104,9 +104,35 @@ RKV_INLINE rkv_vec rkv_part_weight(int32_t type, rkv_vec q, rkv_vec scale, rkv_v
   return type == RKV_WEIGHT_Q8_0 ? q * scale : rkv_fma(q, scale, -offset);
 }
 
-/* c[rows, outputs] for up to four rows of x, as few_rows of linear.c. */
-void RKV_FN(rkv_quant_rows)(float *c, const char *panels, size_t panel_bytes, int32_t outputs, const float *const *x, int32_t cols, int32_t type, int32_t rows);
-void RKV_FN(rkv_quant_unpack)(float *b, const char *panel, int32_t type, int32_t k, int32_t depth);
+/* q of k = 4 word + 0 .. 3 as four bytes of each row, unsigned. */
+RKV_INLINE rkv_uvec rkv_part_bytes(int32_t type, rkv_part part, int32_t word, int32_t row) {
+  const int32_t group = word / 2, p = word % 2;
+  if (type == RKV_WEIGHT_Q8_0) return rkv_words(part.bits + word * 4 * RKV_PANEL, row);
+  rkv_uvec q = rkv_words(part.bits + rkv_quant_upper(type) + group * 4 * RKV_PANEL, row) >> (uint32_t)(4 * p) & 0x0f0f0f0f;
+  if (type == RKV_WEIGHT_Q5_K) q |= (rkv_words(part.bits, row) >> (uint32_t)(2 * group + p) & 0x01010101) << 4;
+  if (type == RKV_WEIGHT_Q6_K) q |= (rkv_words(part.bits + group / 2 * 4 * RKV_PANEL, row) >> (uint32_t)(4 * (group % 2) + 2 * p) & 0x03030303) << 4;
+  return q;
+}
+
+/* Types without minima: 2^n is what a byte stands for too much. */
+static inline int32_t rkv_quant_excess(int32_t type) { return type == RKV_WEIGHT_Q8_0 ? 7 : type == RKV_WEIGHT_Q4_0 ? 3 : type == RKV_WEIGHT_Q6_K ? 5 : -1; }
+
+/* 32 k of a row of x: x[k] = scale * quad[k]. sum: scale times the sum of the quads; less: minus that sum, of all and of either half. */
+typedef struct rkv_x_block { float scale, sum; int32_t less, less_half[2]; } rkv_x_block;
+
+/* Rows of quantised x. A row: the quads of its cols, then its blocks. */
+typedef struct rkv_x_rows { const char *quads, *blocks; int64_t stride; } rkv_x_rows;
+RKV_INLINE const rkv_quad *rkv_x_quads(rkv_x_rows x, int32_t row) { return (const rkv_quad *)(x.quads + row * x.stride); }
+RKV_INLINE rkv_x_block rkv_x_at(rkv_x_rows x, int32_t row, int32_t part) {
+  rkv_x_block block;
+  memcpy(&block, x.blocks + row * x.stride + part * (int64_t)sizeof block, sizeof block);
+  return block;
+}
+
+/* c[rows, outputs] for `rows` of x, k from k0 to k0 + depth, added to c when k0 > 0. Up to RKV_FEW_ROWS rows go straight along the panels; more
+ * need scratch: RKV_PANEL * RKV_QUANT_DEPTH * 2 bytes. */
+#define RKV_FEW_ROWS 4
+void RKV_FN(rkv_quant_rows)(float *c, const char *panels, size_t panel_bytes, int32_t count, rkv_x_rows x, int32_t k0, int32_t depth, int32_t type, int32_t rows, void *scratch);
 void RKV_FN(rkv_quant_unpack_row)(float *to, const char *panel, int32_t type, int32_t row, int32_t cols);
 /* Packs 32 rows (NULL: zeros) of `cols` weights. */
 void RKV_FN(rkv_quant_pack)(char *panel, const char *const *from, int32_t type, int32_t cols);

@@ -63,7 +63,7 @@ static void put_head(char *panel, int64_t at, int32_t row, const uint8_t *block,
 }
 
 void RKV_FN(rkv_quant_pack)(char *panel, const char *const *from, int32_t type, int32_t cols) {
-  static const uint8_t zeros[256] = {0};
+  static const uint8_t zeros[256] = {0};                               /* whose scales are 0 too */
   const int32_t block = rkv_quant_block(type), block_bytes = rkv_quant_bytes(type);
   for (int32_t b = 0; b < cols / block; b++) {
     const int64_t at = (int64_t)b * block_bytes * RKV_PANEL;
@@ -73,7 +73,11 @@ void RKV_FN(rkv_quant_pack)(char *panel, const char *const *from, int32_t type, 
       for (int32_t part = 0; part < block / RKV_PART; part++) {
         const int64_t to = at + rkv_quant_head(type) + part * rkv_quant_part(type);
         if (type == RKV_WEIGHT_Q8_0) {
-          for (int32_t w = 0; w < 8; w++) memcpy(panel + to + w * 4 * RKV_PANEL + row * 4, source + 2 + 4 * w, 4);
+          for (int32_t w = 0; w < 8; w++) {
+            uint32_t word;
+            memcpy(&word, source + 2 + 4 * w, 4);
+            put_word(panel, to + w * 4 * RKV_PANEL, row, word ^ 0x80808080);
+          }
           continue;
         }
         uint8_t q[RKV_PART];

@@ -234,6 +234,80 @@ RKV_INLINE rkv_bvec rkv_to_bytes(rkv_vec v) {
   return __builtin_convertvector((rkv_ivec)(v + magic) - (rkv_ivec)magic, rkv_bvec);
 }
 
+/* ---- whole numbers ------------------------------------------------------------------------------------------------------------------- */
+
+/* Products of unsigned and signed bytes, four at a time, exact in 32 bits. A vector of weights holds four neighbouring k of RKV_LANES outputs;
+ * the other side is four numbers that all lanes share, as rkv_quad: bytes in order where the instruction set multiplies bytes, else 16-bit
+ * numbers in the order 0, 2, 1, 3, since then even and odd bytes of the weights are multiplied in turn. */
+#if defined(__AVX512VNNI__)
+typedef int8_t rkv_quad;
+typedef struct { rkv_ivec bytes; } rkv_quads;
+RKV_INLINE rkv_quads rkv_quads_of(rkv_uvec bytes) { return (rkv_quads){(rkv_ivec)bytes}; }
+#else
+typedef int16_t rkv_quad;
+typedef struct { rkv_ivec even, odd; } rkv_quads;
+RKV_INLINE rkv_quads rkv_quads_of(rkv_uvec bytes) { return (rkv_quads){(rkv_ivec)(bytes & 0x00ff00ff), (rkv_ivec)(bytes >> 8 & 0x00ff00ff)}; }
+
+/* Sums of neighbouring products of 16-bit numbers. */
+RKV_INLINE rkv_ivec rkv_pair_products(rkv_ivec a, rkv_ivec b) {
+#if defined(__AVX512BW__)
+  return (rkv_ivec)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (rkv_ivec)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__x86_64__)
+  return (rkv_ivec)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#else
+  const int16x8_t c = vreinterpretq_s16_s32((int32x4_t)a), d = vreinterpretq_s16_s32((int32x4_t)b);
+  return (rkv_ivec)vpaddq_s32(vmull_s16(vget_low_s16(c), vget_low_s16(d)), vmull_high_s16(c, d));
+#endif
+}
+#endif
+
+RKV_INLINE rkv_ivec rkv_set1_word(const void *word) {
+  int32_t bits;
+  memcpy(&bits, word, sizeof bits);
+  return bits - (rkv_ivec){0};
+}
+
+/* sum + the four products of each lane. */
+RKV_INLINE rkv_ivec rkv_add_quads(rkv_ivec sum, rkv_quads weights, const rkv_quad *x /*[4]*/) {
+#if defined(__AVX512VNNI__)
+  return (rkv_ivec)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights.bytes, (__m512i)rkv_set1_word(x));
+#else
+  return sum + rkv_pair_products(weights.even, rkv_set1_word(x)) + rkv_pair_products(weights.odd, rkv_set1_word(x + 2));
+#endif
+}
+
+/* RKV_LANES whole numbers in [-127, 127] as quads. */
+RKV_INLINE void rkv_store_quads(rkv_quad *to /*[RKV_LANES]*/, rkv_ivec v) {
+#if defined(__AVX512VNNI__)
+  const rkv_bvec quads = __builtin_convertvector(v, rkv_bvec);
+#else
+#if RKV_LANES == 16
+  v = __builtin_shufflevector(v, v, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
+#elif RKV_LANES == 8
+  v = __builtin_shufflevector(v, v, 0, 2, 1, 3, 4, 6, 5, 7);
+#else
+  v = __builtin_shufflevector(v, v, 0, 2, 1, 3);
+#endif
+  const rkv_hvec quads = __builtin_convertvector((rkv_uvec)v, rkv_hvec);
+#endif
+  memcpy(to, &quads, sizeof quads);
+}
+
+/* The nearest whole numbers, ties to even, for |v| < 2^22. */
+RKV_INLINE rkv_ivec rkv_round(rkv_vec v) {
+  const rkv_vec magic = rkv_set1(12582912.0f);
+  return (rkv_ivec)(v + magic) - (rkv_ivec)magic;
+}
+
+RKV_INLINE rkv_ivec rkv_int_max(rkv_ivec a, rkv_ivec b) {
+  const rkv_ivec larger = a > b;
+  return (a & larger) | (b & ~larger);
+}
+RKV_INLINE int32_t rkv_int_max_lane(rkv_ivec v) { return __builtin_reduce_max(v); }
+RKV_INLINE int32_t rkv_int_sum(rkv_ivec v) { return __builtin_reduce_add(v); }
+
 /* ---- between lanes ------------------------------------------------------------------------------------------------------------------ */
 
 /* Lanes of a and b dealt out in groups of h: RKV_LOW_h takes the first half of every group of 2h of a, then of b; RKV_HIGH_h the second. */

@@ -1,21 +1,32 @@
 /* linear_test.c: packed weights and their products, through the ops pack, embed and head. */
 #include "native.h"
 
-/* logits of a head whose norm is 1 / rms, in f64; bound[] = how far f32 rounding may be off. */
-static void expect_logits(double *logits, double *bound, const float *x, const weight *norm, const weight *output, double eps) {
-  const int32_t hidden = output->data.cols, vocab = output->data.rows;
-  double sum = 0;
+/* logits of a head whose norm is 1 / rms, in f64; bound[] = how far f32 rounding may be off. Quantised weights meet x as bytes: what these
+ * stand for is multiplied exactly, so only an x that rounding leaves in doubt between two bytes (it comes through a norm in f32) widens the
+ * bound. far[] = the error that bytes may bring at all. */
+static void expect_logits(double *logits, double *bound, double *far, const float *x, const weight *norm, const weight *output, double eps) {
+  const int32_t hidden = output->data.cols, vocab = output->data.rows, is_quantised = output->data.type >= RKV_WEIGHT_Q8_0;
+  double sum = 0, *value = bytes((size_t)hidden * 8), *meant = bytes((size_t)hidden * 8), *doubt = bytes((size_t)hidden * 8), *half_step = bytes((size_t)hidden * 8);
   for (int32_t k = 0; k < hidden; k++) sum += (double)x[k] * (double)x[k];
   const double factor = 1 / sqrt(sum / hidden + eps);
+  for (int32_t k = 0; k < hidden; k++) value[k] = meant[k] = (double)x[k] * factor * norm->value[k], doubt[k] = half_step[k] = 0;
+  for (int32_t k = 0; is_quantised && k < hidden; k++) {
+    double largest = 0;
+    for (int32_t i = k / 32 * 32; i < k / 32 * 32 + 32; i++) largest = fmax(largest, fabs(value[i]));
+    const double q = value[k] / largest * 127, step = largest / 127;
+    meant[k] = rint(q) * step, half_step[k] = step / 2;
+    if (fabs(fabs(q - floor(q)) - 0.5) < 1e-4) doubt[k] = step;
+  }
   for (int32_t r = 0; r < vocab; r++) {
-    double dot = 0, size = 0;
-    for (int32_t k = 0; k < hidden; k++) {
-      const double term = (double)x[k] * factor * norm->value[k] * output->value[(size_t)r * (size_t)hidden + (size_t)k];
-      dot += term;
-      size += fabs(term);
-    }
+    const double *w = output->value + (size_t)r * (size_t)hidden;
+    double dot = 0, size = 0, in_doubt = 0, most = 0;
+    for (int32_t k = 0; k < hidden; k++) dot += meant[k] * w[k], size += fabs(meant[k] * w[k]), in_doubt += doubt[k] * fabs(w[k]), most += half_step[k] * fabs(w[k]);
     logits[r] = dot;
-    bound[r] = size * 6e-7;                                           /* some ten roundings of 2^-24 that do not all point one way */
+    bound[r] = size * 6e-7 + in_doubt;                                /* some ten roundings of 2^-24 that do not all point one way */
+    far[r] = most;
+    dot = 0;
+    for (int32_t k = 0; k < hidden; k++) dot += value[k] * w[k];
+    far[r] += size * 6e-7 - fabs(dot - logits[r]);                    /* how much of it the bytes have left over */
   }
 }
 
@@ -26,7 +37,7 @@ static void head_case(const rkv_cpu *cpu, int32_t type, int32_t hidden, int32_t 
   float *x = normals((size_t)n * (size_t)hidden), *logits = floats((size_t)n * (size_t)vocab), *alone = floats((size_t)n * (size_t)vocab);
   float *again = floats((size_t)n * (size_t)vocab);
   int32_t *active = ints((size_t)n);
-  double *wanted = bytes((size_t)vocab * 8), *bound = bytes((size_t)vocab * 8);
+  double *wanted = bytes((size_t)vocab * 8), *bound = bytes((size_t)vocab * 8), *far = bytes((size_t)vocab * 8);
   for (int32_t i = 0; i < n; i++) active[i] = count < 3 || i % 5 != 3;
   rkv_head_args args = {.logits = VIEW(logits, RKV_F32, n, vocab), .x = VIEW(x, RKV_F32, n, hidden), .model = &model, .active = VIEW(active, RKV_I32, n),
                         .work = VIEW(floats((size_t)count * (size_t)hidden), RKV_F32, count, hidden), .first = first, .count = count};
@@ -47,7 +58,8 @@ static void head_case(const rkv_cpu *cpu, int32_t type, int32_t hidden, int32_t 
       continue;
     }
     CHECK(same(row, alone + (size_t)i * (size_t)vocab, (size_t)vocab), "type %d hidden %d vocab %d: row %d of %d has other bits than alone", type, hidden, vocab, i, count);
-    expect_logits(wanted, bound, x + (size_t)i * (size_t)hidden, &norm, &output, 1e-5);
+    expect_logits(wanted, bound, far, x + (size_t)i * (size_t)hidden, &norm, &output, 1e-5);
+    for (int32_t r = 0; r < vocab; r++) CHECK(far[r] >= 0, "type %d: bytes bring a larger error than half a step of each", type);
     for (int32_t r = 0; r < vocab; r++)
       CHECK(fabs((double)row[r] - wanted[r]) <= bound[r], "type %d hidden %d vocab %d count %d: logit[%d, %d] is %g, wanted %g", type, hidden, vocab, count, i, r, (double)row[r], wanted[r]);
   }
