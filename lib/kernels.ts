@@ -49,6 +49,33 @@ export interface Kernels {
   head(logits: Tensor, x: Tensor, model: ModelHandle, active: Optional, work: Tensor, first: number, count: number): void;
   /** The likeliest token of rows [first, first + count) and its log-probability. */
   greedy(token: Tensor, logprob: Tensor, logits: Tensor, active: Optional, first: number, count: number): void;
+  /** Counts the token that a step feeds. */
+  tally(counts: Tensor, token: Tensor, active: Tensor): void;
+  /** Logits after penalties and bias, where `options` (one row of numbers per slot, written between steps) ask for them. */
+  penalize(
+    adjusted: Tensor,
+    logits: Tensor,
+    counts: Tensor,
+    bias: Tensor,
+    active: Optional,
+    options: Tensor,
+    first: number,
+    count: number,
+  ): void;
+  /** Draws the next token of rows [first, first + count): a function of logits, options and position alone. */
+  sample(
+    token: Tensor,
+    logprob: Tensor,
+    logits: Tensor,
+    adjusted: Tensor,
+    active: Optional,
+    position: Tensor,
+    options: Tensor,
+    first: number,
+    count: number,
+  ): void;
+  /** The likeliest tokens and their log-probabilities, as many as `options` say. */
+  likeliest(tokens: Tensor, logprobs: Tensor, logits: Tensor, active: Optional, options: Tensor, first: number, count: number): void;
   /** position += 1 for active slots. */
   advance(position: Tensor, active: Tensor): void;
   /** Copies rows of the last dimension between tensors (single elements of rank 1). */
@@ -172,6 +199,10 @@ export const opNames = [
   "attnOut",
   "head",
   "greedy",
+  "tally",
+  "penalize",
+  "sample",
+  "likeliest",
   "advance",
   "copy",
   "attendChunk",

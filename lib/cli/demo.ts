@@ -1,6 +1,5 @@
 /** recallkv demo: questions about long documents just read, with the full cache, ClusterKV at small budgets, and sliding windows. */
 import { writeFile } from "node:fs/promises";
-import { dirname } from "node:path";
 import { load, type LoadedModel, shippedModel } from "../model.ts";
 import { attendedRows, bytesPerRow } from "../metrics/attended.ts";
 import { clusterKV } from "../policies/cluster_kv.ts";
@@ -8,7 +7,8 @@ import { full } from "../policies/full.ts";
 import type { Policy } from "../policies/policy.ts";
 import { slidingWindow } from "../policies/sliding_window.ts";
 import type { Attended, Session } from "../session.ts";
-import { drawFacts, type Fact, type FactDocument, random, readDemo, writeDocument } from "./facts.ts";
+import { answer, documentTokens, questionTokens } from "./asking.ts";
+import { type Fact, writeDocuments } from "./facts.ts";
 
 export interface DemoOptions {
   /** Draws facts and their places. */
@@ -43,7 +43,6 @@ export interface DemoTable {
 
 const FACTS = 40;
 const CONTEXT = 12_000;
-const ANSWER = 40;
 
 /** A row of the table while it is being filled. */
 interface Entry {
@@ -60,7 +59,7 @@ interface Entry {
 /** Runs the demo, prints it, and returns what `--json` writes. */
 export async function demo({ seed, documents: wanted, json, print }: DemoOptions): Promise<DemoTable> {
   using model = await load(shippedModel());
-  const documents = await writeDocuments(model, seed, wanted);
+  const documents = await writeDocuments(model, { seed, documents: wanted, facts: FACTS, tokens: CONTEXT });
   const n = documents.length * FACTS;
   print(`${documents.length} documents of about ${CONTEXT} tokens, ${FACTS} facts in each, on ${model.device.description}.`);
   print("Each document is read once; its questions are then read and answered through each policy. For example:");
@@ -88,7 +87,7 @@ export async function demo({ seed, documents: wanted, json, print }: DemoOptions
   for (const [i, { text, facts }] of documents.entries()) {
     using source = model.session({ capacity: CONTEXT + 512 });
     const began = performance.now();
-    await source.prefill([...special(model, "<|bos|>"), ...model.tokenizer.encode(text)]);
+    await source.prefill(documentTokens(model, text));
     prefillSeconds += (performance.now() - began) / 1000 / documents.length;
     for (const one of entries) await ask(model, source, facts, one);
     print(`  document ${i + 1}: ${entries.map(({ right }) => right).join(", ")} of ${(i + 1) * FACTS} right`);
@@ -118,35 +117,18 @@ function readBy({ attended: { sink, index, tail } }: Entry): number {
   return Math.round(sink + index + tail);
 }
 
-async function writeDocuments(model: LoadedModel, seed: number, wanted: number): Promise<FactDocument[]> {
-  const { words, prose } = await readDemo(dirname(model.path));
-  if (wanted < 1 || wanted > prose.length) throw new RangeError(`Cannot run ${wanted} documents: want 1 to ${prose.length}`);
-  const next = random(seed);
-  const length = (text: string) => model.tokenizer.encode(text).length;
-  return prose.slice(0, wanted).map((sentences) => writeDocument(sentences, drawFacts(words, FACTS, next), CONTEXT, length, next));
-}
-
 /** Asks about the document that `source` has read, through a policy, and counts the answers whose text is right. */
 async function ask(model: LoadedModel, source: Session, facts: readonly Fact[], entry: Entry): Promise<void> {
-  const { tokenizer } = model;
   using session = model.session({ kv: entry.policy(), capacity: source.capacity });
   await session.adopt(source);
   const document = session.mark();
   const before = await session.attended();
   for (const { question, statement } of facts) {
-    const prompt = [
-      ...special(model, "<|user|>"),
-      ...tokenizer.encode(question),
-      ...special(model, "<|end|>"),
-      ...special(model, "<|assistant|>"),
-    ];
-    await session.prefill(prompt, { query: "sparse" });
-    const began = performance.now();
-    const answer: number[] = [];
-    for await (const { token } of session.decode({ maxTokens: ANSWER })) answer.push(token);
-    entry.seconds += (performance.now() - began) / 1000;
-    entry.generated += answer.length - 1;
-    if (tokenizer.decode(answer).trim() === statement) entry.right++;
+    await session.prefill(questionTokens(model, question), { query: "sparse" });
+    const { text, tokens, seconds } = await answer(model, session);
+    entry.seconds += seconds;
+    entry.generated += tokens.length - 1;
+    if (text === statement) entry.right++;
     session.rewind(document);
   }
   note(entry, session, before, await session.attended());
@@ -158,10 +140,6 @@ function note(entry: Entry, session: Session, before: Attended, after: Attended)
   entry.budget = session.budget;
   entry.attended = { sink, index, tail };
   entry.bytesPerStep = Math.round(total * bytesPerRow(session) + session.selectBytes());
-}
-
-function special({ tokenizer }: LoadedModel, text: string): number[] {
-  return tokenizer.encode(text, { special: true });
 }
 
 /** The table, in lines. */

@@ -1,6 +1,7 @@
 /** Documents with facts in them, drawn from a seed: what the demo asks about. */
 import { readFile } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
+import type { LoadedModel } from "../model.ts";
 
 /** Word lists that the shipped models were trained on (facts.json beside the weights). */
 interface Words {
@@ -24,10 +25,10 @@ export interface FactDocument {
   readonly facts: readonly Fact[];
 }
 
-export type Random = () => number;
+type Random = () => number;
 
 /** Uniform numbers in [0, 1) that depend on the seed alone (mulberry32). */
-export function random(seed: number): Random {
+function random(seed: number): Random {
   let state = seed >>> 0;
   return () => {
     state = (state + 0x6d2b79f5) >>> 0;
@@ -43,7 +44,7 @@ function draw<T>(list: T[], next: Random): T {
 }
 
 /** `count` facts of mixed kinds whose keys share no word. */
-export function drawFacts(words: Words, count: number, next: Random): Fact[] {
+function drawFacts(words: Words, count: number, next: Random): Fact[] {
   const [adjectives, nouns, names, cities, things, jobs] = [
     words.adjectives,
     words.nouns,
@@ -80,7 +81,7 @@ export function drawFacts(words: Words, count: number, next: Random): Fact[] {
  * Prose with facts between its sentences, at random places, until `tokens` tokens are full.
  * `lengths`: tokens of each sentence with the space before it, and of each fact.
  */
-export function writeDocument(
+function writeDocument(
   prose: readonly string[],
   facts: readonly Fact[],
   tokens: number,
@@ -100,9 +101,26 @@ export function writeDocument(
 }
 
 /** Word lists and prose of a shipped model. */
-export async function readDemo(directory: string): Promise<{ words: Words; prose: readonly (readonly string[])[] }> {
+async function readDemo(directory: string): Promise<{ words: Words; prose: readonly (readonly string[])[] }> {
   const [words, prose] = await Promise.all(
     ["facts.json", "prose.json"].map(async (name) => JSON.parse(await readFile(join(directory, name), "utf8"))),
   );
   return { words, prose };
+}
+
+/**
+ * Documents of `tokens` tokens with `facts` facts in each, drawn from the seed. The prose of a shipped model serves again, with other facts,
+ * where more documents are wanted than there are.
+ */
+export async function writeDocuments(
+  { path, tokenizer }: LoadedModel,
+  { seed, documents, facts, tokens }: { seed: number; documents: number; facts: number; tokens: number },
+): Promise<FactDocument[]> {
+  const { words, prose } = await readDemo(dirname(path));
+  const next = random(seed);
+  const length = (text: string) => tokenizer.encode(text).length;
+  return Array.from(
+    { length: documents },
+    (_, i) => writeDocument(prose[i % prose.length], drawFacts(words, facts, next), tokens, length, next),
+  );
 }

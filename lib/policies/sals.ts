@@ -66,7 +66,8 @@ export const sals = (options: Partial<SALSOptions> & Pick<SALSOptions, "projecti
           k.gatherRows(values, rows.values, index);
           return { estimates: { centroids: keys, means: values, bias, rows: index } };
         },
-        selectBytes: (builtRows) => builtRows * leading * 4 + Math.min(rows.budget, builtRows) * channels * 4,
+        selectBytes: (builtRows) =>
+          builtRows * leading * 4 + Math.min(rows.budget, builtRows) * (channels * 4 + kvHeads * rows.bytesPerRow / 2),
       };
     },
   };
