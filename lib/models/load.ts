@@ -31,8 +31,8 @@ async function readDirectory(path: string): Promise<LoadedCheckpoint> {
   const shape = shapeOf(file, config, generation, family);
   const checkpoint = await readWeights(path);
   const weights = findWeights(file, checkpoint, shape, family, huggingfaceNames, isTied(file, config));
-  const { tokenizer, chat } = await readTokenizer(path);
-  return { files: checkpoint.files, shape, weights, tokenizer, chat };
+  const { tokenizer, chat, addBos } = await readTokenizer(path);
+  return { files: checkpoint.files, shape: { ...shape, addBos: addBos && shape.bos !== null }, weights, tokenizer, chat };
 }
 
 async function readWeights(path: string): Promise<Checkpoint> {

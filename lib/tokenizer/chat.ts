@@ -80,3 +80,8 @@ function changed(value: unknown, change: (text: string) => string): unknown {
   if (typeof value !== "object" || value === null) return value;
   return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, changed(one, change)]));
 }
+
+/** A model whose chat template writes bos_token first was trained on texts that begin so. */
+export function beginsWithBos(template: unknown): boolean {
+  return typeof template === "string" && /^\s*\{\{-?\s*bos_token/.test(template);
+}

@@ -2,12 +2,19 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { FormatError } from "../formats/checkpoint.ts";
-import { ChatTemplate } from "./chat.ts";
+import { beginsWithBos, ChatTemplate } from "./chat.ts";
 import { HuggingFaceTokenizer } from "./huggingface.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
+export interface DirectoryTokenizer {
+  readonly tokenizer: Tokenizer;
+  readonly chat: ChatTemplate | null;
+  /** Whether a text begins with bos_token: the tokenizer puts it there, or the chat template does. */
+  readonly addBos: boolean;
+}
+
 /** Errors: FormatError naming the file that is missing, no JSON, or holds what the tokenizer library does not know. */
-export async function readTokenizer(path: string): Promise<{ tokenizer: Tokenizer; chat: ChatTemplate | null }> {
+export async function readTokenizer(path: string): Promise<DirectoryTokenizer> {
   const config = await readJson(join(path, "tokenizer_config.json"));
   const names = Object.fromEntries(
     ["bos_token", "eos_token", "pad_token", "unk_token"].flatMap((field) => {
@@ -25,7 +32,18 @@ export async function readTokenizer(path: string): Promise<{ tokenizer: Tokenize
     throw new FormatError(file, `the tokenizer library refuses it: ${(error as Error).message}`);
   }
   const source = await readFile(join(path, "chat_template.jinja"), "utf8").catch(() => templateOf(config.chat_template));
-  return { tokenizer, chat: source === null ? null : new ChatTemplate(source, names) };
+  const chat = source === null ? null : new ChatTemplate(source, names);
+  const bos = names.bos_token;
+  const addBos = bos !== undefined && (config.add_bos_token === true || puts(json.post_processor, bos) || beginsWithBos(source));
+  return { tokenizer, chat, addBos };
+}
+
+/** Whether a post-processor puts a special token before a single text. */
+function puts(processor: unknown, token: string): boolean {
+  const { type, single, processors } = (processor ?? {}) as { type?: string; single?: unknown[]; processors?: unknown[] };
+  if (type === "Sequence") return (processors ?? []).some((one) => puts(one, token));
+  const first = single?.[0] as { SpecialToken?: { id?: unknown } } | undefined;
+  return type === "TemplateProcessing" && first?.SpecialToken?.id === token;
 }
 
 /** One template, or a list of them by name. */

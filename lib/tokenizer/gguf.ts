@@ -2,7 +2,7 @@
 import { count } from "../format.ts";
 import { FormatError } from "../formats/checkpoint.ts";
 import type { GgufMetadata } from "../formats/gguf_values.ts";
-import { ChatTemplate } from "./chat.ts";
+import { beginsWithBos, ChatTemplate } from "./chat.ts";
 import { type AddedToken, HuggingFaceTokenizer, type TokenizerJson } from "./huggingface.ts";
 import { splitsOf } from "./pre_tokenizers.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -66,10 +66,6 @@ export function readGgufTokenizer(file: string, metadata: GgufMetadata): GgufTok
     eos: [...new Set([...named, ...usual])],
     addBos: bos !== null && (addBos === true || beginsWithBos(template)), // the model was trained on texts that begin so
   };
-}
-
-function beginsWithBos(template: unknown): boolean {
-  return typeof template === "string" && /^\s*\{\{-?\s*bos_token/.test(template);
 }
 
 function addedTokens({ tokens, types }: Vocabulary): AddedToken[] {

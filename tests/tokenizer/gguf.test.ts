@@ -46,7 +46,7 @@ it("mini's GGUF vocabulary is its tokenizer.json", async () => {
   }
   for (const { messages, addGenerationPrompt, text } of chats) assertEquals(chat!.render(messages, { addGenerationPrompt }), text);
   assertEquals(tokenizer.special, new HuggingFaceTokenizer(json("models/mini/tokenizer.json"), null).special);
-  assertEquals({ bos, eos, addBos }, { bos: 16377, eos: [16382, 16378], addBos: false });
+  assertEquals({ bos, eos, addBos }, { bos: 16377, eos: [16382, 16378], addBos: true });
 });
 
 describe("a small SentencePiece vocabulary", () => {
