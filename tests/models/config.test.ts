@@ -149,6 +149,20 @@ describe("a directory", () => {
     );
     assertEquals((await readModel(path)).chat?.source, "{{ bos_token }}");
   });
+
+  it("begins texts with BOS where its tokenizer or its template does, and nowhere else", async () => {
+    const from = tiny({ family: "qwen2" });
+    const json = JSON.parse(new TextDecoder().decode(from.get("tokenizer.json")));
+    const adds = async (processor: unknown, config: Record<string, unknown>) => {
+      const folder = new Map(from).set("tokenizer.json", new TextEncoder().encode(JSON.stringify({ ...json, post_processor: processor })));
+      return (await readModel(changed(folder, { chat_template: "{{ messages }}", ...config }, "tokenizer_config.json"))).shape.addBos;
+    };
+    const template = { type: "TemplateProcessing", single: [{ SpecialToken: { id: "<|bos|>", type_id: 0 } }, { Sequence: { id: "A" } }] };
+    assertEquals(await adds(null, {}), false);
+    assertEquals(await adds(null, { add_bos_token: true }), true);
+    assertEquals(await adds(null, { chat_template: "{{- bos_token }}{{ messages }}" }), true);
+    assertEquals(await adds({ type: "Sequence", processors: [template] }, {}), true);
+  });
 });
 
 it("weights that are no numbers give an error, not a token", async () => {
