@@ -5,7 +5,7 @@ import { describe, it } from "node:test";
 import { clusterKV } from "../../lib/policies/cluster_kv.ts";
 import { isas } from "../../lib/device.ts";
 import { nano } from "../support/nano.ts";
-import { decode, largestDifference } from "../support/run.ts";
+import { decode, divergence, largestDifference, logprobOf } from "../support/run.ts";
 
 interface GoldenPrompt {
   name: string;
@@ -104,23 +104,3 @@ describe("nano with 16-bit rows", () => {
     }
   }
 });
-
-const normalizers = new WeakMap<Float32Array, number>();
-
-function logprobOf(logits: Float32Array, token: number): number {
-  let normalizer = normalizers.get(logits);
-  if (normalizer === undefined) {
-    const top = logits.reduce((a, b) => Math.max(a, b));
-    normalizer = top + Math.log(logits.reduce((total, value) => total + Math.exp(value - top), 0));
-    normalizers.set(logits, normalizer);
-  }
-  return logits[token] - normalizer;
-}
-
-/** KL(P || Q) of two sets of logits, in nats. */
-function divergence(p: Float32Array, q: Float32Array): number {
-  return p.reduce((sum, _, token) => {
-    const [a, b] = [logprobOf(p, token), logprobOf(q, token)];
-    return sum + Math.exp(a) * (a - b);
-  }, 0);
-}

@@ -30,3 +30,24 @@ export async function fresh(model: LoadedModel, options: SessionOptions, prompt:
 export function largestDifference(a: Float32Array, b: Float32Array): number {
   return a.reduce((most, value, i) => Math.max(most, Math.abs(value - b[i])), 0);
 }
+
+const normalizers = new WeakMap<Float32Array, number>();
+
+/** Log-probability of a token. */
+export function logprobOf(logits: Float32Array, token: number): number {
+  let normalizer = normalizers.get(logits);
+  if (normalizer === undefined) {
+    const top = logits.reduce((a, b) => Math.max(a, b));
+    normalizer = top + Math.log(logits.reduce((total, value) => total + Math.exp(value - top), 0));
+    normalizers.set(logits, normalizer);
+  }
+  return logits[token] - normalizer;
+}
+
+/** KL(P || Q) of two sets of logits, in nats. */
+export function divergence(p: Float32Array, q: Float32Array): number {
+  return p.reduce((sum, _, token) => {
+    const [a, b] = [logprobOf(p, token), logprobOf(q, token)];
+    return sum + Math.exp(a) * (a - b);
+  }, 0);
+}
