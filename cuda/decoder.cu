@@ -1,4 +1,4 @@
-/* decoder.cu: what lies between the products: rotations, embedding, norms, biases, appending to the KV rows, the greedy choice. */
+/* decoder.cu: what lies between the products: rotations, embedding, norms, biases, appending to the KV rows. */
 #include "common.cuh"
 
 /* Angles in f64: at position 100,000 an f32 angle would be off by 0.004. */
@@ -130,36 +130,6 @@ KERNEL kernel_move_row_end(const __grid_constant__ rkv_rows_data kv, int slot, i
     const int more = slot == s ? count : slot == RKV_STEP && s < count && kv.active[s] ? 1 : 0;
     kv.row_end[s] += least(more, most(0, kv.capacity - kv.row_end[s]));
   }
-}
-
-/* One pass finds the largest and its first place, another sums. NaN takes no part in either. */
-KERNEL __launch_bounds__(1024) kernel_greedy(const __grid_constant__ rkv_greedy_args a) {
-  __shared__ float shared[32];
-  __shared__ int places[32];
-  const int row = a.first + blockIdx.x, vocab = a.logits.shape[a.logits.rank - 1];
-  if (a.active.data && !((const int *)a.active.data)[row]) return;
-  const float *logits = (const float *)a.logits.data + (int64_t)row * vocab;
-  float best = -INFINITE, sum = 0;
-  int place = 0x7fffffff;
-  for (int i = THREAD; i < vocab; i += THREADS) {
-    const float x = logits[i];
-    if (x > best || (x == best && place == 0x7fffffff)) best = x, place = i;
-  }
-  const float largest = block_max(best, shared);
-  place = best == largest ? place : 0x7fffffff;
-  for (int i = 16; i > 0; i /= 2) place = least(place, __shfl_xor_sync(0xffffffffu, place, i));
-  if (LANE == 0) places[WARP] = place;
-  __syncthreads();
-  for (int w = 0; w < WARPS; w++) place = least(place, places[w]);
-  for (int i = THREAD; i < vocab; i += THREADS) {
-    const float x = logits[i];
-    if (x == x) sum += expf(x - largest);
-  }
-  sum = block_sum(sum, shared);
-  if (THREAD != 0) return;
-  const int has_number = place != 0x7fffffff;
-  ((int *)a.token.data)[row] = has_number ? place : -1;
-  ((float *)a.logprob.data)[row] = has_number ? -logf(sum) : NOT_A_NUMBER;
 }
 
 KERNEL kernel_advance(int *position, const int *active, int slots) {

@@ -32,6 +32,9 @@ FATBIN rkv_fatbin_keep[] = {
 FATBIN rkv_fatbin_latent[] = {
 #embed "latent.fatbin"
 };
+FATBIN rkv_fatbin_sample[] = {
+#embed "sample.fatbin"
+};
 const unsigned char *const rkv_fatbins[RKV_MODULES] = {
 #define X(name) rkv_fatbin_##name,
   RKV_MODULE_NAMES(X)

@@ -4,13 +4,13 @@
 #include <stdint.h>
 
 /* Modules: cuda/<name>.cu, one fatbin each. */
-#define RKV_MODULE_NAMES(X) X(linear) X(decoder) X(attention) X(chunk) X(cluster) X(select) X(keep) X(latent)
+#define RKV_MODULE_NAMES(X) X(linear) X(decoder) X(attention) X(chunk) X(cluster) X(select) X(keep) X(latent) X(sample)
 
 /* X(module, name): kernel_<name>. */
 #define RKV_KERNELS(X) \
   X(linear, pack_vector) X(linear, few_f32) X(linear, few_f16) X(linear, few_bf16) X(linear, few_quant) \
   X(linear, many_f32) X(linear, many_f16) X(linear, many_bf16) X(linear, many_quant) \
-  X(decoder, rotations) X(decoder, embed) X(decoder, norm) X(decoder, finish) X(decoder, move_row_end) X(decoder, greedy) X(decoder, advance) \
+  X(decoder, rotations) X(decoder, embed) X(decoder, norm) X(decoder, finish) X(decoder, move_row_end) X(decoder, advance) \
   X(attention, attend) X(attention, attend_merge) X(attention, estimates) X(attention, estimates_merge) X(attention, mass) X(attention, mass_rates) \
   X(chunk, attend_chunk) \
   X(cluster, seed_centroids) X(cluster, centroid_lengths) X(cluster, assign) X(cluster, moved) X(cluster, group_count) X(cluster, group_scan) \
@@ -18,7 +18,8 @@
   X(select, centroid_scores) X(select, topk) X(select, fill_budget) X(select, fill_whole) X(select, page_bounds) X(select, page_scores) \
   X(select, gather_rows) X(select, set_tail) \
   X(keep, pool_scores) X(keep, keep) X(keep, move_rows) X(keep, clear_moved) X(keep, cut_rows) X(keep, evict) X(keep, evicted) \
-  X(latent, project_rows) X(latent, latent_scores) X(latent, trim_index) X(latent, reconstruct) X(latent, channel_mass) X(latent, pick_channels)
+  X(latent, project_rows) X(latent, latent_scores) X(latent, trim_index) X(latent, reconstruct) X(latent, channel_mass) X(latent, pick_channels) \
+  X(sample, greedy) X(sample, tally) X(sample, penalize) X(sample, sample) X(sample, likeliest)
 
 typedef enum {
 #define X(module, name) RKV_KERNEL_##name,

@@ -178,12 +178,6 @@ void rkv_cuda_head(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   multiply(c, &p, 1);
 }
 
-void rkv_cuda_greedy(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
-  rkv_greedy_args a = *(const rkv_greedy_args *)args;
-  (void)arena;
-  LAUNCH(c, greedy, a.count, 1, 1, 1024, 0, &a);
-}
-
 void rkv_cuda_advance(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   const rkv_advance_args *a = args;
   int32_t *position = a->position.data, slots = a->position.shape[0];

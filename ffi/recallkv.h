@@ -245,6 +245,67 @@ RKV_API int32_t rkv_head(int32_t logits, int32_t x, int32_t model, int32_t activ
  * Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
 RKV_API int32_t rkv_greedy(int32_t token, int32_t logprob, int32_t logits, int32_t active, int32_t first, int32_t count);
 
+/* ---- sampling. Numbers of options[n, RKV_SAMPLING] f32, one row per slot, written between steps: ---------------------------------- */
+#define RKV_SAMPLING 12
+#define RKV_TEMPERATURE 0 /* 0: the likeliest */
+#define RKV_TOP_K 1       /* 0: all */
+#define RKV_TOP_P 2       /* 1: all */
+#define RKV_MIN_P 3       /* 0: all */
+#define RKV_REPETITION 4  /* 1: none */
+#define RKV_FREQUENCY 5   /* 0: none */
+#define RKV_PRESENCE 6    /* 0: none */
+#define RKV_SEED_HIGH 7   /* the upper and lower 16 bits of a seed */
+#define RKV_SEED_LOW 8
+#define RKV_LIKELIEST 9   /* how many rkv_likeliest finds */
+#define RKV_ADJUSTS 10    /* 1: rkv_penalize has something to do, and rkv_sample chooses from what it gave */
+
+/* Counts the token that a step feeds: counts[s, token[s]] += 2 for active slots.
+ *   counts[slots, vocab]  i32  inout   2 * times generated, + 1 where the prompt has the token
+ *   token[slots]          i32  in      an id outside is not counted
+ *   active[slots]         i32  in
+ * Errors: RKV_SHAPE, RKV_DTYPE, RKV_STALE. */
+RKV_API int32_t rkv_tally(int32_t counts, int32_t token, int32_t active);
+
+/* Logits of rows [first, first + count) after penalties and bias; rows whose options say RKV_ADJUSTS 0 are left alone.
+ *   adjusted[n, vocab]       f32  out
+ *   logits[n, vocab]         f32  in
+ *   counts[n, vocab]         i32  in    as rkv_tally
+ *   bias[n, vocab]           f32  in    -inf forbids a token
+ *   active[slots]            i32  in    0 = none: every row
+ *   options[n, RKV_SAMPLING] f32  in
+ * x = logit; where count > 0: x = x > 0 ? x / repetition : x * repetition;
+ * where g = count / 2 (rounded down) > 0: x -= frequency * g + presence;  adjusted = x + bias.
+ * Source: repetition: CTRL (arXiv 1909.05858) 4.1. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_penalize(int32_t adjusted, int32_t logits, int32_t counts, int32_t bias, int32_t active, int32_t options,
+                             int32_t first, int32_t count);
+
+/* Draws the next token of rows [first, first + count).
+ *   token[n]                 i32  out   -1 where no logit is a number
+ *   logprob[n]               f32  out   log softmax of `logits`, as the model gave it: before penalties, temperature and cuts
+ *   logits[n, vocab]         f32  in
+ *   adjusted[n, vocab]       f32  in    what is chosen from where options say so (RKV_ADJUSTS), else logits
+ *   active[slots]            i32  in    0 = none: every row
+ *   position[n]              i32  in    place in the text of the token that is drawn
+ *   options[n, RKV_SAMPLING] f32  in
+ * Temperature 0 gives the likeliest, ties to the lower id. Else x = adjusted / temperature, weight w = floor(2^40 exp(x - max x)), and the
+ * cuts, each a prefix of the order by descending x (ties to the lower id): the first topK; of these the shortest prefix whose weights
+ * reach topP of their sum; of these those with x >= max x + ln(minP). Of what is left, with sum W of weights, the first id at which
+ * the running sum exceeds floor(random * W / 2^64), random = the 64 bits of Philox 2x32-10 of (key seed, counter position, 0). Weights are
+ * integers, so no sum depends on an order. Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011); top-p: Holtzman
+ * et al. (arXiv 1904.09751); min-p: arXiv 2407.01082. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_sample(int32_t token, int32_t logprob, int32_t logits, int32_t adjusted, int32_t active, int32_t position,
+                           int32_t options, int32_t first, int32_t count);
+
+/* The likeliest tokens of rows [first, first + count), as many as options say (RKV_LIKELIEST, at most `most`), best first, ties to the
+ * lower id. Places beyond that are left alone.
+ *   tokens[n, most]          i32  out   -1 where there are fewer numbers
+ *   logprobs[n, most]        f32  out   log softmax of logits
+ *   logits[n, vocab]         f32  in
+ *   active[slots]            i32  in    0 = none: every row
+ *   options[n, RKV_SAMPLING] f32  in
+ * most <= 64. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE. */
+RKV_API int32_t rkv_likeliest(int32_t tokens, int32_t logprobs, int32_t logits, int32_t active, int32_t options, int32_t first, int32_t count);
+
 /* position[s] += 1 for active slots. position, active: i32[slots]. Errors: RKV_SHAPE, RKV_DTYPE, RKV_STALE. */
 RKV_API int32_t rkv_advance(int32_t position, int32_t active);
 

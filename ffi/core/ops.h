@@ -53,6 +53,10 @@ typedef struct { rkv_view x, attended; const rkv_layer_data *layer; rkv_view act
 typedef struct { rkv_view logits, x; const rkv_model_data *model; rkv_view active, work; int32_t first, count; } rkv_head_args;
 typedef struct { rkv_view token, logprob, logits, active; int32_t first, count; } rkv_greedy_args;
 typedef struct { rkv_view position, active; } rkv_advance_args;
+typedef struct { rkv_view counts, token, active; } rkv_tally_args;
+typedef struct { rkv_view adjusted, logits, counts, bias, active, options; int32_t first, count; } rkv_penalize_args;
+typedef struct { rkv_view token, logprob, logits, adjusted, active, position, options; int32_t first, count; } rkv_sample_args;
+typedef struct { rkv_view tokens, logprobs, logits, active, options; int32_t first, count; } rkv_likeliest_args;
 typedef struct { rkv_view to, from; int32_t to_row, from_row, count; } rkv_copy_args;
 typedef struct { rkv_view attended, lse, q; const rkv_rows_data *rows; const rkv_layer_data *layer; int32_t slot, count; } rkv_attend_chunk_args;
 typedef struct { rkv_view attended, lse, q; const rkv_rows_data *rows; const rkv_layer_data *layer; rkv_view index, work; int32_t sink; } rkv_attend_args;
@@ -91,7 +95,7 @@ typedef struct { rkv_view to, basis, order; int32_t slot; } rkv_pick_channels_ar
   X(seed_centroids) X(assign) X(group) X(centroid_means) X(permute_rows) X(centroid_scores) X(topk) X(fill_budget) X(gather_rows) X(set_tail) \
   X(attend_estimates) X(radius) X(fill_whole) X(page_bounds) X(page_scores) X(attention_mass) X(mass_rates) X(pool_scores) X(keep) X(compact) \
   X(pick_rows) X(evict) X(project_rows) X(latent_scores) X(trim_index) X(reconstruct) X(channel_mass) X(pick_channels) \
-  X(queries)
+  X(queries) X(tally) X(penalize) X(sample) X(likeliest)
 
 typedef enum {
 #define X(name) RKV_OP_##name,

@@ -1,4 +1,4 @@
-/* decoder.c: what lies around the layers of a decoder: rotations, embedding, logits, the greedy choice. */
+/* decoder.c: what lies around the layers of a decoder: rotations, embedding, logits. */
 #include "decoder.h"
 
 #define ROTATION_ROWS 16
@@ -74,40 +74,6 @@ void RKV_FN(rkv_head_run)(const void *args, int32_t stage, int32_t piece, void *
     float *logits = (float *)op->logits.data + (int64_t)(op->first + rkv_row_of(rows, at.row + i)) * model->vocab;
     memcpy(logits + at.col, block + i * RKV_BLOCK_COLS, (size_t)at.cols * 4);
   }
-}
-
-int32_t RKV_FN(rkv_greedy_pieces)(const void *args, int32_t stage) { return stage ? RKV_DONE : ((const rkv_greedy_args *)args)->count; }
-
-/* One pass finds the largest and its first place, lane by lane; a second one sums. NaN takes no part in either. */
-void RKV_FN(rkv_greedy_run)(const void *args, int32_t stage, int32_t piece, void *scratch) {
-  const rkv_greedy_args *op = args;
-  const int32_t row = op->first + piece, vocab = op->logits.shape[op->logits.rank - 1], *active = op->active.data;
-  const float *logits = (const float *)op->logits.data + (int64_t)row * vocab;
-  int32_t *token = (int32_t *)op->token.data + row;
-  float *logprob = (float *)op->logprob.data + row;
-  (void)stage, (void)scratch;
-  if (active && !active[row]) return;
-  *token = -1;
-  *logprob = NAN;
-  rkv_vec best = rkv_set1(-INFINITY);
-  int32_t i = 0;
-  for (; i + RKV_LANES <= vocab; i += RKV_LANES) best = rkv_max(rkv_load(logits + i), best);
-  float largest = rkv_max_lane(best);
-  for (; i < vocab; i++) largest = logits[i] > largest ? logits[i] : largest;
-  for (i = 0; i < vocab && logits[i] != largest; i++) {}
-  if (i == vocab) return;                                            /* no number at all */
-  *token = i;
-  const rkv_vec shift = rkv_set1(largest);
-  rkv_vec sum = {0};
-  for (i = 0; i < vocab; i += RKV_LANES) {
-    const int32_t n = vocab - i;
-    const rkv_vec v = n >= RKV_LANES ? rkv_load(logits + i) : rkv_load_part(logits + i, n), e = rkv_exp(v - shift);
-    rkv_vec counted = rkv_select(v == v, e, (rkv_vec){0});
-    if (n < RKV_LANES)
-      for (int32_t k = n; k < RKV_LANES; k++) counted[k] = 0;
-    sum += counted;
-  }
-  *logprob = -logf(rkv_sum(sum));
 }
 
 int32_t RKV_FN(rkv_advance_pieces)(const void *args, int32_t stage) {

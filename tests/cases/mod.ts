@@ -6,10 +6,12 @@ import { evictionCases } from "./eviction.ts";
 import { latentCases } from "./latent.ts";
 import { layerCases } from "./layer.ts";
 import { policyCases } from "./policies.ts";
+import { sampleCases } from "./sample.ts";
 import { selectCases } from "./select.ts";
 
 export const table: readonly Case[] = [
   ...layerCases,
+  ...sampleCases,
   ...attentionCases,
   ...clusterCases,
   ...selectCases,

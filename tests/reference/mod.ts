@@ -7,10 +7,15 @@ import { assign, centroidMeans, group, permuteRows, seedCentroids } from "./clus
 import * as latent from "./latent_ops.ts";
 import * as layer from "./layer_ops.ts";
 import * as policy from "./policy_ops.ts";
+import { likeliest, penalize, sample, tally } from "./sample_ops.ts";
 import * as select from "./select_ops.ts";
 
 export const reference = {
   ...layer,
+  tally,
+  penalize,
+  sample,
+  likeliest,
   ...attention,
   seedCentroids,
   assign,
