@@ -23,6 +23,11 @@ void RKV_FN(rkv_attend_rows)(const rkv_step *step, const float *q, int32_t heads
 /* to[rows / RKV_PANEL][dim][RKV_PANEL] = keys of `rows` rows as f32, side by side; what fills up the last vector of rows is 0. */
 void RKV_FN(rkv_key_panels)(float *to, const char *keys, int32_t rows, int32_t dim, int32_t dtype);
 
+/* Prefill in BF16 (attention_pairs.c), for rows of at most 16 bits: pairs (query, head of the group) [first, first + rows) of a KV head. */
+#define RKV_PAIRS_BLOCK 192
+static inline int32_t rkv_in_pairs(const rkv_rows_data *rows) { return RKV_PAIRS && rows->keys.dtype != RKV_F32 && rows->values.dtype != RKV_F32; }
+void RKV_FN(rkv_attend_pairs)(const rkv_attend_chunk_args *op, int32_t kv_head, int32_t first, int32_t rows, void *scratch);
+
 /* to = the softmax over what either has seen; one that has seen nothing (sum 0) changes nothing. */
 static inline void rkv_merge_softmax(float *to /*[dim + 2]*/, const float *from /*[dim + 2]*/, int32_t dim) {
   if (from[dim + 1] == 0) return;

@@ -21,7 +21,8 @@ typedef struct {
   float *largest, *sum;                     /* [BLOCK]: the running softmax */
 } block;
 
-static int32_t blocks_of(const rkv_attend_chunk_args *op) { return rkv_ceil_div(op->count * (op->layer->heads / op->layer->kv_heads), BLOCK); }
+static int32_t block_rows(const rkv_attend_chunk_args *op) { return rkv_in_pairs(op->rows) ? RKV_PAIRS_BLOCK : BLOCK; }
+static int32_t blocks_of(const rkv_attend_chunk_args *op) { return rkv_ceil_div(op->count * (op->layer->heads / op->layer->kv_heads), block_rows(op)); }
 
 int32_t RKV_FN(rkv_attend_chunk_pieces)(const void *args, int32_t stage) {
   const rkv_attend_chunk_args *op = args;
@@ -220,8 +221,14 @@ void RKV_FN(rkv_attend_chunk_run)(const void *args, int32_t stage, int32_t piece
   const rkv_rows_data *kv = op->rows;
   const int32_t kv_heads = op->layer->kv_heads, dim = op->layer->head_dim, group = op->layer->heads / kv_heads;
   (void)stage;
-  block b = {.op = op, .kv_head = piece % kv_heads, .group = group, .dim = dim, .first = (blocks_of(op) - 1 - piece / kv_heads) * BLOCK};
-  b.rows = rkv_min_int(BLOCK, op->count * group - b.first);
+  block b = {.op = op, .kv_head = piece % kv_heads, .group = group, .dim = dim, .first = (blocks_of(op) - 1 - piece / kv_heads) * block_rows(op)};
+  b.rows = rkv_min_int(block_rows(op), op->count * group - b.first);
+#if RKV_PAIRS
+  if (rkv_in_pairs(kv)) {
+    RKV_FN(rkv_attend_pairs)(op, b.kv_head, b.first, b.rows, scratch);
+    return;
+  }
+#endif
   b.base = (int64_t)kv->row_end[op->slot] - op->count;
   b.position = kv->position + ((int64_t)op->slot * kv_heads + b.kv_head) * kv->capacity;
   b.q = scratch;

@@ -308,6 +308,44 @@ RKV_INLINE rkv_ivec rkv_int_max(rkv_ivec a, rkv_ivec b) {
 RKV_INLINE int32_t rkv_int_max_lane(rkv_ivec v) { return __builtin_reduce_max(v); }
 RKV_INLINE int32_t rkv_int_sum(rkv_ivec v) { return __builtin_reduce_add(v); }
 
+/* ---- pairs of BF16 ------------------------------------------------------------------------------------------------------------------- */
+
+#if defined(__AVX512BF16__)
+#define RKV_PAIRS 1
+
+/* Elements 2 i and 2 i + 1 of (lower, upper) as BF16, side by side in lane i. */
+RKV_INLINE rkv_uvec rkv_pairs_of(rkv_vec lower, rkv_vec upper) { return (rkv_uvec)_mm512_cvtne2ps_pbh((__m512)upper, (__m512)lower); }
+
+/* From pairs_of(a, b): a[i] and b[i] side by side in lane i. */
+RKV_INLINE rkv_uvec rkv_weave(rkv_uvec pairs) {
+  typedef uint16_t halves __attribute__((vector_size(64)));
+  const halves h = (halves)pairs;
+  return (rkv_uvec)__builtin_shufflevector(h, h, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+
+/* sum + both products of each lane with a pair that all lanes share. */
+RKV_INLINE rkv_vec rkv_add_pairs(rkv_vec sum, rkv_uvec a, const uint32_t *pair) {
+  return (rkv_vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)rkv_set1_word(pair));
+}
+
+/* The first n lanes of v, then those of `rest`. */
+RKV_INLINE rkv_vec rkv_first(rkv_vec v, int32_t n, rkv_vec rest) { return (rkv_vec)_mm512_mask_mov_ps((__m512)rest, (__mmask16)((1u << n) - 1), (__m512)v); }
+
+/* 2^x within 3e-6 of it, far below what BF16 keeps: x = n + f, |f| <= 1/2, 2^f by its series. */
+RKV_INLINE rkv_vec rkv_exp2(rkv_vec x) {
+  const __m512 n = _mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const rkv_vec f = rkv_max(x - (rkv_vec)n, rkv_set1(-0.5f));          /* of -inf: -inf - -inf is NaN, and any number will do */
+  rkv_vec p = rkv_fma(rkv_set1(0.00133335581f), f, rkv_set1(0.00961812911f));
+  p = rkv_fma(p, f, rkv_set1(0.0555041087f));
+  p = rkv_fma(p, f, rkv_set1(0.240226507f));
+  p = rkv_fma(p, f, rkv_set1(0.693147181f));
+  p = rkv_fma(p, f, rkv_set1(1));
+  return (rkv_vec)_mm512_scalef_ps((__m512)p, n);
+}
+#else
+#define RKV_PAIRS 0
+#endif
+
 /* ---- between lanes ------------------------------------------------------------------------------------------------------------------ */
 
 /* Lanes of a and b dealt out in groups of h: RKV_LOW_h takes the first half of every group of 2h of a, then of b; RKV_HIGH_h the second. */

@@ -9,10 +9,11 @@ export type Arg = Plain | Layer | Model | Rows | Int32Array | number | null;
 export type Args = Readonly<Record<string, Arg>>;
 
 /** Integers and copied numbers agree in every bit; computed floats have at most `times` the error of a naive computation. */
-export type Tolerance = "exact" | { readonly times: number; readonly naive: "f32" };
+export type Tolerance = "exact" | { readonly times: number; readonly naive: Naive };
+type Naive = "f32" | "bf16";
 export const exact: Tolerance = "exact";
-export const naive = (dtype: "f32"): { readonly naive: "f32" } => ({ naive: dtype });
-export const twice = (computation: { readonly naive: "f32" }): Tolerance => ({ times: 2, ...computation });
+export const naive = (dtype: Naive): { readonly naive: Naive } => ({ naive: dtype });
+export const twice = (computation: { readonly naive: Naive }): Tolerance => ({ times: 2, ...computation });
 
 /** Whether an integer that differs from the reference is as good: choices inside a tie band. */
 export type Ties = (args: Args, name: string, element: number, got: number) => boolean;

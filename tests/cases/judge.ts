@@ -36,7 +36,7 @@ function expectation(one: Case): Expectation {
   const made = {
     before: one.make(),
     exact: expected(one, "f64"),
-    naive: one.within === "exact" ? [] : [expected(one, "f32"), expected(one, "f32 backwards")],
+    naive: one.within === "exact" ? [] : [expected(one, one.within.naive), expected(one, `${one.within.naive} backwards`)],
   };
   expectations.set(one, made);
   return made;

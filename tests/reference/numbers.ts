@@ -8,19 +8,33 @@ import type { Matrix } from "./plain.ts";
 const exact = (x: number) => x;
 let rounded = exact;
 let isBackwards = false;
+let factor = exact;
 
-export type Precision = "f64" | "f32" | "f32 backwards";
+/** "bf16": f32, but the factors of sums of products are rounded to BF16, as matrix units take them. */
+export type Precision = "f64" | `${"f32" | "bf16"}${"" | " backwards"}`;
 
-/** Runs `work` in f64 or as naive f32. */
+/** Runs `work` in f64 or as a naive computation. */
 export function inPrecision<T>(precision: Precision, work: () => T): T {
   rounded = precision === "f64" ? exact : Math.fround;
-  isBackwards = precision === "f32 backwards";
+  isBackwards = precision.endsWith(" backwards");
+  factor = precision.startsWith("bf16") ? toBf16 : exact;
   try {
     return work();
   } finally {
-    rounded = exact;
+    rounded = factor = exact;
     isBackwards = false;
   }
+}
+
+const float = new Float32Array(1);
+const bits = new Uint32Array(float.buffer);
+
+/** To the nearest of 8 significant bits, ties to even. */
+function toBf16(x: number): number {
+  float[0] = x;
+  if (!Number.isFinite(float[0])) return float[0];
+  bits[0] = (bits[0] + 0x7fff + ((bits[0] >>> 16) & 1)) & 0xffff0000;
+  return float[0];
 }
 
 /** A result in the precision of the computation. */
@@ -33,16 +47,16 @@ type Vector = Float64Array;
 export function dot(a: Vector, b: Vector): number {
   let sum = 0;
   if (rounded === exact) { for (let i = 0; i < a.length; i++) sum += a[i] * b[i]; }
-  else if (!isBackwards) { for (let i = 0; i < a.length; i++) sum = Math.fround(sum + Math.fround(a[i] * b[i])); }
-  else for (let i = a.length; i-- > 0;) sum = Math.fround(sum + Math.fround(a[i] * b[i]));
+  else if (!isBackwards) { for (let i = 0; i < a.length; i++) sum = Math.fround(sum + Math.fround(factor(a[i]) * factor(b[i]))); }
+  else for (let i = a.length; i-- > 0;) sum = Math.fround(sum + Math.fround(factor(a[i]) * factor(b[i])));
   return sum;
 }
 
-/** sum += factor * a. */
-export function addScaled(sum: Vector, factor: number, a: Vector): void {
-  if (rounded === exact) { for (let i = 0; i < a.length; i++) sum[i] += factor * a[i]; }
+/** sum += scale * a. */
+export function addScaled(sum: Vector, scale: number, a: Vector): void {
+  if (rounded === exact) { for (let i = 0; i < a.length; i++) sum[i] += scale * a[i]; }
   else {
-    for (let i = 0; i < a.length; i++) sum[i] = Math.fround(sum[i] + Math.fround(factor * a[i]));
+    for (let i = 0; i < a.length; i++) sum[i] = Math.fround(sum[i] + Math.fround(factor(scale) * factor(a[i])));
   }
 }
 
