@@ -100,6 +100,7 @@ static void close_device(void *state) {
   cuCtxSetCurrent(c->context);
   cuStreamSynchronize(c->stream);
   rkv_transfer_stop(c);
+  if (c->scratch != 0) cuMemFree_v2(c->scratch);
   for (int32_t i = 0; i < RKV_MODULES; i++) cuModuleUnload(c->modules[i]);
   cuStreamDestroy_v2(c->stream);
   cuStreamDestroy_v2(c->side);

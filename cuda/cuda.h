@@ -31,6 +31,8 @@ typedef struct rkv_cuda {
   CUmodule modules[RKV_MODULES];
   CUfunction functions[RKV_KERNEL_COUNT];
   CUresult result;                /* the first failure of the op that is being run */
+  CUdeviceptr scratch;            /* halves of weights that prefill unpacks */
+  size_t scratch_bytes;
   uint8_t *upload;
   size_t uploaded;
   rkv_download downloads[RKV_DOWNLOADS];

@@ -11,6 +11,9 @@ RKV_MODULE_NAMES(X)
 FATBIN rkv_fatbin_linear[] = {
 #embed "linear.fatbin"
 };
+FATBIN rkv_fatbin_tensor[] = {
+#embed "tensor.fatbin"
+};
 FATBIN rkv_fatbin_decoder[] = {
 #embed "decoder.fatbin"
 };
@@ -19,6 +22,9 @@ FATBIN rkv_fatbin_attention[] = {
 };
 FATBIN rkv_fatbin_chunk[] = {
 #embed "chunk.fatbin"
+};
+FATBIN rkv_fatbin_flash[] = {
+#embed "flash.fatbin"
 };
 FATBIN rkv_fatbin_cluster[] = {
 #embed "cluster.fatbin"

@@ -4,15 +4,16 @@
 #include <stdint.h>
 
 /* Modules: cuda/<name>.cu, one fatbin each. */
-#define RKV_MODULE_NAMES(X) X(linear) X(decoder) X(attention) X(chunk) X(cluster) X(select) X(keep) X(latent) X(sample)
+#define RKV_MODULE_NAMES(X) X(linear) X(tensor) X(decoder) X(attention) X(chunk) X(flash) X(cluster) X(select) X(keep) X(latent) X(sample)
 
 /* X(module, name): kernel_<name>. */
 #define RKV_KERNELS(X) \
   X(linear, pack_vector) X(linear, few_f32) X(linear, few_f16) X(linear, few_bf16) X(linear, few_quant) \
-  X(linear, many_f32) X(linear, many_f16) X(linear, many_bf16) X(linear, many_quant) \
+  X(linear, many_f32) X(linear, many_f16) X(linear, many_bf16) X(linear, many_quant) X(linear, unpack) \
+  X(tensor, tensor_bf16) X(tensor, tensor_f16) X(tensor, norm_halves) X(tensor, to_halves) \
   X(decoder, rotations) X(decoder, embed) X(decoder, norm) X(decoder, finish) X(decoder, move_row_end) X(decoder, advance) \
   X(attention, attend) X(attention, attend_merge) X(attention, estimates) X(attention, estimates_merge) X(attention, mass) X(attention, mass_rates) \
-  X(chunk, attend_chunk) \
+  X(chunk, attend_chunk) X(flash, flash_bf16_64) X(flash, flash_bf16_128) X(flash, flash_f16_64) X(flash, flash_f16_128) \
   X(cluster, seed_centroids) X(cluster, centroid_lengths) X(cluster, assign) X(cluster, moved) X(cluster, group_count) X(cluster, group_scan) \
   X(cluster, group_place) X(cluster, centroid_means) X(cluster, radius) X(cluster, permute) X(cluster, permute_back) \
   X(select, centroid_scores) X(select, topk) X(select, fill_budget) X(select, fill_whole) X(select, page_bounds) X(select, page_scores) \
@@ -57,6 +58,18 @@ typedef struct {
 
 /* Up to three products of the same rows of x, of weights of one type. */
 typedef struct { rkv_product of[3]; int32_t products; } rkv_products;
+
+/* The same on tensor cores, x and w as halves. cols is a multiple of 64, strides are bytes; with RKV_SWIGLU y is halves, else f32. */
+typedef struct {
+  const void *w, *gated, *x;
+  void *y;
+  const float *bias;
+  int64_t stride, gated_stride, x_stride, y_stride;
+  int32_t rows, cols, count, mode;
+} rkv_tensor_product;
+
+#define RKV_TENSOR_SHARED (3 * 2 * 128 * 64 * 2) /* bytes of a block's tiles */
+#define RKV_FLASH_QUERIES 128
 
 /* Rows of x that one pass over the weights serves. */
 #define RKV_FEW 8

@@ -23,6 +23,13 @@ void rkv_cuda_attend_chunk(rkv_cuda *c, rkv_arena_object *arena, const void *arg
   rkv_attend_chunk_args a = *(const rkv_attend_chunk_args *)args;
   rkv_rows_data kv = *a.rows;
   rkv_layer_data layer = *a.layer;
+  const int32_t dim = layer.head_dim, dtype = kv.keys.dtype, is_half = dtype == RKV_BF16 || dtype == RKV_F16;
+  if (is_half && (dim == 64 || dim == 128) && a.count >= RKV_FLASH_QUERIES / 2) {
+    const rkv_kernel_id of[] = {RKV_KERNEL_flash_bf16_64, RKV_KERNEL_flash_bf16_128, RKV_KERNEL_flash_f16_64, RKV_KERNEL_flash_f16_128};
+    rkv_launch(c, of[(dtype == RKV_F16) * 2 + (dim == 128)], (uint64_t)layer.heads, (uint32_t)rkv_blocks(a.count, RKV_FLASH_QUERIES), 1, 256, (uint32_t)(4 * 64 * dim * 2),
+               (void *[]){&a, &kv, &layer});
+    return;
+  }
   const int32_t shared = ((RKV_CHUNK_QUERIES + RKV_CHUNK_KEYS) * (layer.head_dim + 1) + RKV_CHUNK_QUERIES * (RKV_CHUNK_KEYS + 1)) * 4;
   (void)arena;
   LAUNCH(c, attend_chunk, rkv_blocks(a.count, RKV_CHUNK_QUERIES), layer.heads, 1, RKV_CHUNK_QUERIES * 8, shared, &a, &kv, &layer);

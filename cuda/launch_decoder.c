@@ -1,92 +1,7 @@
 /* launch_decoder.c: the decoder's ops as launches. */
-#include <string.h>
-#include "cuda.h"
-
-static const struct { int32_t weights, bytes; } blocks[] = {{1, 4}, {1, 2}, {1, 2}, {32, 34}, {32, 18}, {256, 144}, {256, 176}, {256, 210}};
-
-static size_t file_row(int32_t type, int32_t cols) { return (size_t)(cols / blocks[type].weights) * (size_t)blocks[type].bytes; }
-size_t rkv_cuda_stride(int32_t type, int32_t cols) { return (file_row(type, cols) + 15) / 16 * 16; }
+#include "linear.h"
 
 static const float *vector(const rkv_weight_data *weight) { return weight == NULL ? NULL : weight->packed; }
-
-/* ---- pack: rows as in the file, at a stride; a vector as f32 ---- */
-
-static void upload(rkv_cuda *c, void *to, const void *from, size_t bytes) {
-  if (c->result == 0) c->result = cuMemcpyHtoDAsync_v2((CUdeviceptr)(uintptr_t)to, from, bytes, c->stream);
-}
-
-#define STAGED (4 << 20)
-
-void rkv_cuda_pack(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
-  const rkv_pack_args *a = args;
-  const rkv_weight_data *w = a->weight;
-  const size_t bytes = file_row(w->type, w->cols), stride = rkv_cuda_stride(w->type, w->cols);
-  (void)arena;
-  if (w->rows == 1) {
-    CUdeviceptr staged = 0;
-    if ((c->result = cuMemAlloc_v2(&staged, bytes)) != 0) return;
-    void *from = (void *)(uintptr_t)staged, *to = w->packed;
-    int32_t type = w->type, cols = w->cols, rotated = a->rotated;
-    upload(c, from, a->source, bytes);
-    LAUNCH(c, pack_vector, rkv_blocks(cols, 256), 1, 1, 256, 0, &to, &from, &type, &cols, &rotated);
-    const CUresult result = cuStreamSynchronize(c->stream);
-    if (c->result == 0) c->result = result;
-    cuMemFree_v2(staged);
-    return;
-  }
-  if (a->rotated == 0 && bytes == stride) {
-    upload(c, w->packed, a->source, (size_t)w->rows * stride);
-  } else { /* through the ring of writes, row by row in the order of the device */
-    const int64_t half = a->rotated > 0 ? w->rows / a->rotated / 2 : 0, most = STAGED / (int64_t)stride < 1 ? 1 : STAGED / (int64_t)stride;
-    for (int64_t first = 0; first < w->rows && c->result == 0; first += most) {
-      const int64_t count = w->rows - first < most ? w->rows - first : most;
-      if ((c->result = cuStreamSynchronize(c->stream)) != 0) return;
-      if ((size_t)count * stride > RKV_UPLOAD) return (void)(c->result = RKV_CU_OUT_OF_MEMORY);
-      c->uploaded = (size_t)count * stride;
-      for (int64_t i = 0; i < count; i++) {
-        const int64_t row = first + i, in_head = half ? row % (2 * half) : 0;
-        const int64_t source = half ? row - in_head + in_head % half * 2 + in_head / half : row;
-        memcpy(c->upload + (size_t)i * stride, (const char *)a->source + (size_t)source * bytes, bytes);
-        memset(c->upload + (size_t)i * stride + bytes, 0, stride - bytes);
-      }
-      upload(c, (char *)w->packed + (size_t)first * stride, c->upload, (size_t)count * stride);
-    }
-  }
-  const CUresult result = cuStreamSynchronize(c->stream); /* the file may be let go */
-  if (c->result == 0) c->result = result;
-}
-
-/* ---- products ---- */
-
-static rkv_product product(const rkv_weight_data *w, const float *x, int64_t x_stride, float *y, int64_t y_stride, const int32_t *active, int32_t count, int32_t mode) {
-  return (rkv_product){.w = w->packed, .stride = (int64_t)rkv_cuda_stride(w->type, w->cols), .type = w->type, .rows = w->rows, .cols = w->cols,
-                       .x = x, .y = y, .x_stride = x_stride, .y_stride = y_stride, .active = active, .count = count, .mode = mode};
-}
-
-static rkv_kernel_id of_type(int32_t type, rkv_kernel_id f32) { /* kernels follow one another: f32, f16, bf16, quant */
-  return (rkv_kernel_id)(f32 + (type < RKV_WEIGHT_Q8_0 ? type : RKV_WEIGHT_Q8_0));
-}
-
-/* Products of the same x. Steps go row by row, so that no slot's bits depend on the others; long chunks by tiles. */
-static void multiply(rkv_cuda *c, const rkv_product *p, int32_t count) {
-  if (p[0].active == NULL && p[0].count > 2 * RKV_FEW) {
-    for (int32_t i = 0; i < count; i++) {
-      int32_t type = p[i].mode == RKV_SWIGLU && p[i].gated_type != p[i].type ? RKV_WEIGHT_Q8_0 : p[i].type;
-      rkv_product one = p[i];
-      rkv_launch(c, of_type(type, RKV_KERNEL_many_f32), (uint64_t)rkv_blocks(one.rows, RKV_MANY), (uint32_t)rkv_blocks(one.count, RKV_MANY), 1, 256, 0, (void *[]){&one});
-    }
-    return;
-  }
-  for (int32_t first = 0; first < count;) { /* neighbours of one type share a launch */
-    rkv_products all = {.products = 0};
-    int32_t rows = 0, type = p[first].mode == RKV_SWIGLU && p[first].gated_type != p[first].type ? RKV_WEIGHT_Q8_0 : p[first].type;
-    while (first < count && all.products < 3 && (all.products == 0 || p[first].type == all.of[0].type)) {
-      rows = p[first].rows > rows ? p[first].rows : rows;
-      all.of[all.products++] = p[first++];
-    }
-    rkv_launch(c, of_type(type, RKV_KERNEL_few_f32), (uint64_t)rkv_blocks(rows, RKV_FEW_WARPS), (uint32_t)all.products, 1, 32 * RKV_FEW_WARPS, 0, (void *[]){&all});
-  }
-}
 
 static void norm(rkv_cuda *c, float *to, const float *x, const rkv_weight_data *weight, const int32_t *active, int32_t count, int32_t width, float eps) {
   const float *w = weight->packed;
@@ -121,16 +36,38 @@ static void finish(rkv_cuda *c, rkv_arena_object *arena, float *q, const float *
          &fault);
 }
 
+/* Whether products of one x can all go on tensor cores, with the same halves. */
+static bool fits_all(const rkv_cuda *c, const rkv_weight_data *const *weights, int32_t n, int32_t count, const int32_t *active) {
+  for (int32_t i = 0; i < n; i++)
+    if (!rkv_fits_tensor(c, weights[i], count, active) || rkv_tensor_dtype(weights[i]) != rkv_tensor_dtype(weights[0])) return false;
+  return true;
+}
+
+static void in_f32(rkv_cuda *c, const rkv_attn_in_args *a, float *normed, float *k, float *v, const int32_t *active) {
+  const rkv_layer_data *l = a->layer;
+  const int32_t hidden = l->hidden, q_width = l->heads * l->head_dim, kv_width = l->kv_heads * l->head_dim, count = a->count;
+  float *q = a->q.data;
+  norm(c, normed, a->x.data, l->attn_norm, active, count, hidden, l->eps);
+  const rkv_product products[] = {rkv_product_of(l->q, normed, hidden, q, q_width, active, count, RKV_STORE), rkv_product_of(l->k, normed, hidden, k, kv_width, active, count, RKV_STORE),
+                                  rkv_product_of(l->v, normed, hidden, v, kv_width, active, count, RKV_STORE)};
+  rkv_multiply(c, products, 3);
+}
+
 void rkv_cuda_attn_in(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   const rkv_attn_in_args *a = args;
   const rkv_layer_data *l = a->layer;
-  const int32_t hidden = l->hidden, q_width = l->heads * l->head_dim, kv_width = l->kv_heads * l->head_dim, count = a->count;
+  const int32_t hidden = l->hidden, kv_width = l->kv_heads * l->head_dim, count = a->count;
   const int32_t *active = a->slot == RKV_STEP ? a->rows->active : NULL;
   float *normed = a->work.data, *k = normed + (int64_t)count * hidden, *v = k + (int64_t)count * kv_width, *q = a->q.data;
-  norm(c, normed, a->x.data, l->attn_norm, active, count, hidden, l->eps);
-  const rkv_product products[] = {product(l->q, normed, hidden, q, q_width, active, count, RKV_STORE), product(l->k, normed, hidden, k, kv_width, active, count, RKV_STORE),
-                                  product(l->v, normed, hidden, v, kv_width, active, count, RKV_STORE)};
-  multiply(c, products, 3);
+  const bool is_tensor = fits_all(c, (const rkv_weight_data *[]){l->q, l->k, l->v}, 3, count, active);
+  if (is_tensor) {
+    rkv_norm_halves(c, normed, a->x.data, l->attn_norm, count, l->eps, rkv_tensor_dtype(l->q));
+    rkv_tensor_multiply(c, l->q, NULL, normed, q, NULL, count, RKV_STORE);
+    rkv_tensor_multiply(c, l->k, NULL, normed, k, NULL, count, RKV_STORE);
+    rkv_tensor_multiply(c, l->v, NULL, normed, v, NULL, count, RKV_STORE);
+  } else {
+    in_f32(c, a, normed, k, v, active);
+  }
   finish(c, arena, q, k, v, *a->rows, *l, a->rotations, a->position.data, active, a->slot, count);
   rkv_rows_data kv = *a->rows;
   int32_t slot = a->slot, appended = count;
@@ -143,9 +80,22 @@ void rkv_cuda_queries(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   const int32_t *active = a->active.data;
   float *normed = a->work.data, *q = a->q.data;
   norm(c, normed, a->x.data, l->attn_norm, active, a->count, l->hidden, l->eps);
-  const rkv_product p = product(l->q, normed, l->hidden, q, l->heads * l->head_dim, active, a->count, RKV_STORE);
-  multiply(c, &p, 1);
+  const rkv_product p = rkv_product_of(l->q, normed, l->hidden, q, l->heads * l->head_dim, active, a->count, RKV_STORE);
+  rkv_multiply(c, &p, 1);
   finish(c, arena, q, NULL, NULL, (rkv_rows_data){0}, *l, a->rotations, NULL, active, RKV_STEP, a->count);
+}
+
+/* x += Wo attended; h = norm(x); x += Wdown (silu(Wgate h) * (Wup h)), each product with what its weights allow. Work holds halves here. */
+static void out_halves(rkv_cuda *c, const rkv_attn_out_args *a) {
+  const rkv_layer_data *l = a->layer;
+  const int32_t count = a->count;
+  float *x = a->x.data;
+  void *halves = a->work.data, *activated = (char *)halves + (int64_t)count * l->hidden * 2;
+  rkv_to_halves(c, halves, a->attended.data, (int64_t)count * l->heads * l->head_dim, rkv_tensor_dtype(l->o));
+  rkv_tensor_multiply(c, l->o, NULL, halves, x, l->o_bias, count, RKV_ADD);
+  rkv_norm_halves(c, halves, x, l->ffn_norm, count, l->eps, rkv_tensor_dtype(l->gate));
+  rkv_tensor_multiply(c, l->gate, l->up, halves, activated, NULL, count, RKV_SWIGLU);
+  rkv_tensor_multiply(c, l->down, NULL, activated, x, NULL, count, RKV_ADD);
 }
 
 void rkv_cuda_attn_out(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
@@ -154,17 +104,21 @@ void rkv_cuda_attn_out(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   const int32_t hidden = l->hidden, wide = l->intermediate, count = a->count, *active = a->active.data;
   float *x = a->x.data, *normed = a->work.data, *activated = normed + (int64_t)count * hidden;
   (void)arena;
-  rkv_product o = product(l->o, a->attended.data, (int64_t)l->heads * l->head_dim, x, hidden, active, count, RKV_ADD);
+  if (rkv_fits_tensor(c, l->o, count, active) && fits_all(c, (const rkv_weight_data *[]){l->gate, l->up, l->down}, 3, count, active)) {
+    out_halves(c, a);
+    return;
+  }
+  rkv_product o = rkv_product_of(l->o, a->attended.data, (int64_t)l->heads * l->head_dim, x, hidden, active, count, RKV_ADD);
   o.bias = vector(l->o_bias);
-  multiply(c, &o, 1);
+  rkv_multiply(c, &o, 1);
   norm(c, normed, x, l->ffn_norm, active, count, hidden, l->eps);
-  rkv_product gate = product(l->gate, normed, hidden, activated, wide, active, count, RKV_SWIGLU);
+  rkv_product gate = rkv_product_of(l->gate, normed, hidden, activated, wide, active, count, RKV_SWIGLU);
   gate.gated = l->up->packed;
   gate.gated_type = l->up->type;
   gate.gated_stride = (int64_t)rkv_cuda_stride(l->up->type, l->up->cols);
-  multiply(c, &gate, 1);
-  const rkv_product down = product(l->down, activated, wide, x, hidden, active, count, RKV_ADD);
-  multiply(c, &down, 1);
+  rkv_multiply(c, &gate, 1);
+  const rkv_product down = rkv_product_of(l->down, activated, wide, x, hidden, active, count, RKV_ADD);
+  rkv_multiply(c, &down, 1);
 }
 
 void rkv_cuda_head(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
@@ -174,8 +128,8 @@ void rkv_cuda_head(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   float *work = a->work.data;
   (void)arena;
   norm(c, work, (const float *)a->x.data + (int64_t)a->first * m->hidden, m->output_norm, active, a->count, m->hidden, m->eps);
-  const rkv_product p = product(m->output, work, m->hidden, (float *)a->logits.data + (int64_t)a->first * m->vocab, m->vocab, active, a->count, RKV_STORE);
-  multiply(c, &p, 1);
+  const rkv_product p = rkv_product_of(m->output, work, m->hidden, (float *)a->logits.data + (int64_t)a->first * m->vocab, m->vocab, active, a->count, RKV_STORE);
+  rkv_multiply(c, &p, 1);
 }
 
 void rkv_cuda_advance(rkv_cuda *c, rkv_arena_object *arena, const void *args) {

@@ -223,3 +223,12 @@ KERNEL kernel_pack_vector(float *to, const unsigned char *from, int type, int co
     to[place] = type <= RKV_WEIGHT_BF16 ? w[0] : w[k % 8];
   }
 }
+
+/* A weight to f16, whatever blocks it lies in: for prefill's products. grid: rows. */
+KERNEL kernel_unpack(__half *to, const unsigned char *from, int64_t stride, int type, int cols) {
+  for (int k = THREAD * 8; k < cols; k += THREADS * 8) {
+    float w[8];
+    weight8(w, type, from + blockIdx.x * stride, k, cols);
+    for (int i = 0; i < 8; i++) to[(int64_t)blockIdx.x * cols + k + i] = __float2half_rn(w[i]);
+  }
+}

@@ -37,6 +37,6 @@ export function everyRotation(arena: Arena, { shape, weights, device }: LoadedMo
 /** f32, all of it at hand. */
 export function committed(arena: Arena, shape: readonly number[]): Tensor {
   const tensor = arena.tensor("f32", shape);
-  tensor.commit(shape.at(-2) ?? 1);
+  tensor.commit(shape.at(-2) ?? shape[0]);
   return tensor;
 }

@@ -89,7 +89,7 @@ export class SessionAllocator implements Allocator {
 
   #committed(dtype: DType, shape: readonly number[]): Tensor {
     const tensor = this.arena.tensor(dtype, shape);
-    tensor.commit(shape.at(-2) ?? 1);
+    tensor.commit(shape.at(-2) ?? shape[0]);
     return tensor;
   }
 }

@@ -62,7 +62,7 @@ class Upload {
 
   #tensor(plain: Plain): Tensor {
     const tensor = this.arena.tensor(plain.dtype, plain.shape);
-    tensor.commit(plain.shape.length > 1 ? plain.shape[plain.shape.length - 2] : 1);
+    tensor.commit(plain.shape.at(-2) ?? plain.shape[0]);
     tensor.write(encode(plain));
     this.tensors.set(plain, tensor);
     const guard = this.arena.tensor("i32", [GUARD_INTS]);

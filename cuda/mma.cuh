@@ -1,0 +1,49 @@
+/* mma.cuh: tensor cores as every GPU from sm_80 on has them: 16 x 8 x 16 products of halves summed in f32, tiles that arrive in shared memory
+ * by asynchronous copies of 16 bytes, and the loads that hand a tile out to a warp. */
+#ifndef RKV_MMA_CUH
+#define RKV_MMA_CUH
+#include "common.cuh"
+
+/* Rows of shared tiles are 128 or 256 bytes; the 16-byte chunks of a row are exchanged by the row's last three bits, so that neither the copies
+ * nor the loads of eight rows meet in a bank. */
+DEVICE unsigned shared_address(const void *p) { return (unsigned)__cvta_generic_to_shared(p); }
+DEVICE unsigned chunk_at(unsigned tile, int row, int chunk, int row_bytes) { return tile + row * row_bytes + ((chunk ^ (row & 7)) << 4); }
+
+/* Sixteen bytes, or zeros. */
+DEVICE void copy16(unsigned to, const void *from, int is_there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(is_there ? 16 : 0));
+}
+DEVICE void copies_end() { asm volatile("cp.async.commit_group;"); }
+template <int LEFT>
+DEVICE void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT)); }
+
+DEVICE void load_four(unsigned r[4], unsigned address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address));
+}
+DEVICE void load_four_turned(unsigned r[4], unsigned address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address));
+}
+
+/* c[16, 8] += a[16, 16] b[16, 8]. */
+template <int DTYPE>
+DEVICE void multiply(float c[4], const unsigned a[4], unsigned b0, unsigned b1) {
+  if (DTYPE == RKV_BF16)
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  else
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* Two numbers as halves, the first in the low bits; f16 is cut off at its largest number. */
+template <int DTYPE>
+DEVICE unsigned halves(float low, float high) {
+  if (DTYPE == RKV_BF16) {
+    const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+    return *(const unsigned *)&both;
+  }
+  const __half2 both = __floats2half2_rn(fminf(fmaxf(low, -65504.0f), 65504.0f), fminf(fmaxf(high, -65504.0f), 65504.0f));
+  return *(const unsigned *)&both;
+}
+
+#endif
