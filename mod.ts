@@ -8,7 +8,14 @@ export {
   type Generation,
 } from "./lib/generate.ts";
 export { load, type LoadedModel, type LoadOptions } from "./lib/model.ts";
-export { type DecodedToken, type DecodeOptions, type PrefillOptions, type Session, type SessionOptions } from "./lib/session.ts";
+export {
+  type DecodedToken,
+  type DecodeOptions,
+  type PrefillOptions,
+  type RestoreOptions,
+  type Session,
+  type SessionOptions,
+} from "./lib/session.ts";
 export { type Mark } from "./lib/kv/mark.ts";
 export { full } from "./lib/policies/full.ts";
 export { slidingWindow, type SlidingWindowOptions } from "./lib/policies/sliding_window.ts";

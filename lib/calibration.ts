@@ -1,4 +1,5 @@
 /** What calibration finds about a model's keys and queries, layer by layer, and the file that holds it; infiniGen and sals are built on it. */
+import { createHash } from "node:crypto";
 import { open, rename, rm, writeFile } from "node:fs/promises";
 import { Buffer } from "node:buffer";
 import { FormatError, type TensorSpan } from "./formats/checkpoint.ts";
@@ -8,6 +9,13 @@ import { readSafetensors } from "./formats/safetensors.ts";
 export class LayerBases {
   /** bases[layer]: f32[...shape], directions in columns, the weightiest first. */
   constructor(readonly kind: "skew" | "projection", readonly shape: readonly number[], readonly bases: readonly Float32Array[]) {}
+
+  /** What a saved session keeps of it. */
+  toJSON(): { kind: string; shape: readonly number[]; sha256: string } {
+    const hash = createHash("sha256");
+    for (const basis of this.bases) hash.update(new Uint8Array(basis.buffer, basis.byteOffset, basis.byteLength));
+    return { kind: this.kind, shape: this.shape, sha256: hash.digest("hex") };
+  }
 
   /** The basis of a layer; RangeError where it is of another model. */
   at(layer: number, shape: readonly number[]): Float32Array {

@@ -4,7 +4,7 @@ import type { Weights } from "./decoder.ts";
 import { type Arena, type Device, open } from "./device.ts";
 import { readModel } from "./models/load.ts";
 import type { LoadedCheckpoint, ModelShape } from "./models/model.ts";
-import { Session, type SessionOptions } from "./session.ts";
+import { type RestoreOptions, Session, type SessionOptions } from "./session.ts";
 import type { Tokenizer } from "./tokenizer/tokenizer.ts";
 import type { OnProgress, OnWarning } from "./types.ts";
 import { loadWeights, weightBytes } from "./weights.ts";
@@ -41,6 +41,14 @@ export class LoadedModel {
   /** KV rows and step state for one or more sequences. */
   session(options: SessionOptions = {}): Session {
     return new Session(this, { onWarning: this.onWarning, ...options });
+  }
+
+  /**
+   * A session that `save` wrote, with the policy it had: reading on is as if nothing had been in between. Errors: FormatError for a file that
+   * is damaged, or was saved with other weights, another tokenizer, RoPE or policy.
+   */
+  restore(path: string, options: RestoreOptions = {}): Promise<Session> {
+    return Session.restore(this, path, { onWarning: this.onWarning, ...options });
   }
 
   [Symbol.dispose](): void {

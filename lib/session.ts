@@ -6,19 +6,20 @@ import type { Arena, Device } from "./device.ts";
 import { RecallError } from "./errors.ts";
 import { count } from "./format.ts";
 import { SessionAllocator } from "./kv/allocator.ts";
-import { Mark } from "./kv/mark.ts";
+import { Mark, type RowRun, rowRuns } from "./kv/mark.ts";
 import { RowKeeper } from "./kv/keeper.ts";
 import { cloneSlot, emptySlot, type SlotState, tailBegin } from "./kv/slot.ts";
 import { copyRows, reservedBytes, Rows, type RowsShape, type StepState, stepState } from "./kv/store.ts";
 import { full } from "./policies/full.ts";
 import { everyRow, type Policy, policyVersion, resolveBudget } from "./policies/policy.ts";
 import { Prefill } from "./prefill.ts";
+import { fill, openSaved, save, type Saveable } from "./save.ts";
 import { Recording } from "./recording.ts";
 import type { Tensor } from "./tensor.ts";
-import type { Attended, DecodedToken, DecodeOptions, PrefillOptions, SessionOptions } from "./session_options.ts";
+import type { Attended, DecodedToken, DecodeOptions, PrefillOptions, RestoreOptions, SessionOptions } from "./session_options.ts";
 import type { KvDType, OnProgress } from "./types.ts";
 
-export type { Attended, DecodedToken, DecodeOptions, PrefillOptions, SessionOptions };
+export type { Attended, DecodedToken, DecodeOptions, PrefillOptions, RestoreOptions, SessionOptions };
 
 export class Session {
   readonly slots: number;
@@ -272,6 +273,52 @@ export class Session {
       this.#marks.delete(mark);
       mark[Symbol.dispose]();
     }
+  }
+
+  /**
+   * Writes rows, step state and policy state of all slots to a file, beside `path` first and renamed when it is whole. Marks are not saved.
+   * `LoadedModel.restore` brings the session back, to the bit.
+   */
+  save(path: string): Promise<void> {
+    return this.#alone("save", () => save(path, this.#saveable()));
+  }
+
+  /** A session as a file has it. Errors: FormatError for a file that is damaged, or of another model, tokenizer, RoPE or policy. */
+  static async restore(model: LoadedModel, path: string, options: RestoreOptions = {}): Promise<Session> {
+    const { kv = full(), onProgress, ...rest } = options;
+    const file = await openSaved(path, model, kv);
+    let session: Session | undefined;
+    try {
+      const { slots, capacity, chunk, kvDtype, held, steps } = file.facts;
+      session = new Session(model, { ...rest, kv, slots, capacity, chunk, kvDtype });
+      for (const [slot, state] of held.entries()) {
+        session.#held[slot] = state;
+        session.#steps[slot] = steps[slot];
+        session.#keeper.commit(slot, state, 0);
+      }
+      await fill(file, session.#saveable(), onProgress);
+      session.#active = (await session.#state.active.read()) as Int32Array;
+      return session;
+    } catch (error) {
+      session?.[Symbol.dispose]();
+      throw error;
+    } finally {
+      await file.close();
+    }
+  }
+
+  #saveable(): Saveable {
+    const { model, policy, slots, capacity, chunk, kvDtype } = this;
+    const whole = (tensor: Tensor): RowRun => ({
+      tensor,
+      row: 0,
+      rows: tensor.elements / (tensor.shape.length > 1 ? tensor.shape.at(-1)! : 1),
+    });
+    const runs = () => [
+      ...[...Object.values(this.#state) as Tensor[], this.#logits, ...this.#memory.state].filter(({ elements }) => elements > 0).map(whole),
+      ...this.#layers.flatMap(({ rows }, l) => this.#held.flatMap(({ layers }, slot) => rowRuns(rows, slot, 0, layers[l].end))),
+    ];
+    return { model, policy, facts: { slots, capacity, chunk, kvDtype, held: structuredClone(this.#held), steps: [...this.#steps] }, runs };
   }
 
   /** What attention has read for a slot since the session began. */

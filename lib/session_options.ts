@@ -18,6 +18,10 @@ export interface SessionOptions {
   onWarning?: OnWarning;
 }
 
+export interface RestoreOptions extends Pick<SessionOptions, "kv" | "eager" | "onWarning"> {
+  onProgress?: OnProgress;
+}
+
 export interface PrefillOptions {
   slot?: number;
   signal?: AbortSignal;

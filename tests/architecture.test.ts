@@ -8,7 +8,7 @@ const root = new URL("../", import.meta.url);
 
 /** Storeys from the ground up: a file imports (at run time) from its own storey or below. */
 const storeys: readonly (readonly string[])[] = [
-  ["lib/types.ts", "lib/errors.ts", "lib/format.ts", "lib/std/"],
+  ["lib/types.ts", "lib/errors.ts", "lib/format.ts", "lib/options.ts", "lib/std/"],
   ["lib/tensor.ts"],
   ["lib/kernels.ts"],
   ["lib/device.ts", "lib/formats/", "lib/tokenizer/"],
@@ -16,8 +16,8 @@ const storeys: readonly (readonly string[])[] = [
   ["lib/policies/policy.ts"],
   ["lib/cluster/"],
   ["lib/policies/"],
-  ["lib/decoder.ts", "lib/recording.ts", "lib/kv/", "lib/weights.ts"],
-  ["lib/prefill.ts", "lib/activations.ts"],
+  ["lib/decoder.ts", "lib/recording.ts", "lib/sampling.ts", "lib/kv/", "lib/weights.ts"],
+  ["lib/prefill.ts", "lib/activations.ts", "lib/save.ts", "lib/saved_session.ts", "lib/saved_file.ts"],
   ["lib/session.ts", "lib/session_options.ts"],
   ["lib/model.ts", "lib/metrics/", "lib/calibration.ts"],
   ["lib/calibrate.ts"],

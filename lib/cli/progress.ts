@@ -3,7 +3,12 @@ import process from "node:process";
 import { progress as bar } from "@clack/prompts";
 import type { OnProgress, Progress } from "../types.ts";
 
-const said = { load: "loading the model", prefill: "reading the prompt", calibrate: "decomposing what it saw" } as const;
+const said = {
+  load: "loading the model",
+  prefill: "reading the prompt",
+  calibrate: "decomposing what it saw",
+  restore: "reading the session",
+} as const;
 
 /** An `onProgress` that draws a bar per stage on stderr. `end` takes away what is still drawn. */
 export function showProgress(isTerminal: boolean): OnProgress & { end(): void } {

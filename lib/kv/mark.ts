@@ -7,14 +7,18 @@ import type { Kernels } from "../kernels.ts";
 import type { SessionLayer } from "../decoder.ts";
 import { everyRow } from "../policies/policy.ts";
 import type { Tensor } from "../tensor.ts";
+import type { Rows } from "./store.ts";
 import { cloneSlot, type SlotState, tailBegin } from "./slot.ts";
 
-/** A run of rows of a tensor and its copy. */
-interface Kept {
+/** A run of rows of a tensor: rows of its last dimension, or elements of a vector. */
+export interface RowRun {
   readonly tensor: Tensor;
   readonly row: number;
-  readonly copy: Tensor;
   readonly rows: number;
+}
+
+interface Kept extends RowRun {
+  readonly copy: Tensor;
 }
 
 export class Mark {
@@ -65,8 +69,6 @@ export class Mark {
   }
 }
 
-type RowRun = Omit<Kept, "copy">;
-
 function bytesOfRow(tensor: Tensor): number {
   return tensor.shape.length === 1 ? 4 : tensor.rowBytes;
 }
@@ -82,8 +84,12 @@ function slotRun(tensor: Tensor, slot: number): RowRun {
 function unbuiltRuns(layer: SessionLayer, slot: number, held: SlotState, l: number): RowRun[] {
   const { rows, policy, sink } = layer;
   if (policy === everyRow || (!policy.build && !policy.giveBack)) return [];
-  const begin = policy.giveBack ? 0 : tailBegin(held.layers[l], sink);
-  const count = held.layers[l].end - begin;
+  return rowRuns(rows, slot, policy.giveBack ? 0 : tailBegin(held.layers[l], sink), held.layers[l].end);
+}
+
+/** Rows [begin, end) of one slot of a layer, with their positions and the state that belongs to them. */
+export function rowRuns(rows: Rows, slot: number, begin: number, end: number): RowRun[] {
+  const count = end - begin;
   if (count <= 0) return [];
   const runs: RowRun[] = [{ tensor: rows.position, row: slot * rows.kvHeads, rows: rows.kvHeads }];
   for (const tensor of [rows.keys, rows.values, ...rows.perRow]) {

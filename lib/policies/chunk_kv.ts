@@ -24,6 +24,7 @@ export const chunkKV = (options: Partial<ChunkKVOptions> = {}): Policy => {
   const { budget, chunk, window, reuse } = { ...defaults, ...options };
   return {
     name: "chunkKV",
+    options: { ...defaults, ...options },
     budget,
     sink: 0,
     block: "prompt",

@@ -49,6 +49,7 @@ export const clusterKV = (options: Partial<ClusterKVOptions> = {}): Policy => {
   if (perHead && estimate) throw new TypeError("Cannot use estimate with perHead: estimates belong to a KV head, want one of the two");
   return {
     name: "clusterKV",
+    options: { ...defaults, ...options },
     budget,
     sink,
     layer(rows, memory) {

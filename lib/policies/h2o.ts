@@ -23,6 +23,7 @@ export const h2o = (options: Partial<H2OOptions> = {}): Policy => {
   if (!(recent >= 0 && recent <= 1)) throw new RangeError(`Cannot use a recent share of ${recent}: want a number from 0 to 1`);
   return {
     name: "h2o",
+    options: { ...defaults, ...options },
     budget,
     sink: 0,
     block: "prompt",

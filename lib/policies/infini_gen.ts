@@ -28,6 +28,7 @@ export const infiniGen = (options: Partial<InfiniGenOptions> & Pick<InfiniGenOpt
   const { skew, budget, partial, alpha, every, exempt } = { ...defaults, ...options };
   return {
     name: "infiniGen",
+    options: { ...defaults, ...options },
     budget,
     sink: 0,
     layer(rows, memory) {

@@ -130,6 +130,8 @@ export interface Policy {
   readonly name: string;
   /** The `policyVersion` it was written for; the present one unless said. */
   readonly version?: number;
+  /** What it was made with; a saved session comes back only to a policy of the same name and options. */
+  readonly options?: Readonly<Record<string, unknown>>;
   /** First rows, always read and never part of a segment. */
   readonly sink: number;
   /** Rows that `index` holds per head: a number, or a fraction of the capacity as "1/16". */

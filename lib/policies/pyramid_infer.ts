@@ -37,6 +37,7 @@ export const pyramidInfer = (options: Partial<PyramidInferOptions> = {}): Policy
   const { recent, newest, sinks, ratio, least, every, generatedRatio } = { ...defaults, ...options };
   return {
     name: "pyramidInfer",
+    options: { ...defaults, ...options },
     sink: 0,
     block: "prompt",
     layer(rows, memory) {

@@ -28,6 +28,7 @@ export const quest = (options: Partial<QuestOptions> = {}): Policy => {
   if (sink % page !== 0) throw new RangeError(`Cannot use a sink of ${sink} rows: want a multiple of the page, ${page}`);
   return {
     name: "quest",
+    options: { ...defaults, ...options },
     budget,
     sink,
     layer(rows, memory) {

@@ -32,6 +32,7 @@ export const sals = (options: Partial<SALSOptions> & Pick<SALSOptions, "projecti
   const { projection, budget, rank, ranked, sink, every, exempt } = { ...defaults, ...options };
   return {
     name: "sals",
+    options: { ...defaults, ...options },
     budget,
     sink,
     layer(rows, memory) {

@@ -21,6 +21,7 @@ export const slidingWindow = (options: Partial<SlidingWindowOptions> = {}): Poli
   if (!Number.isInteger(window) || window < 1) throw new RangeError(`Cannot use a window of ${window} rows: want a whole number from 1`);
   return {
     name: "slidingWindow",
+    options: { sink, window },
     sink,
     layer(rows, memory) {
       const keep = memory.scratch("i32", [rows.slots, 1, rows.capacity]);

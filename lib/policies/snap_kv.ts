@@ -25,6 +25,7 @@ export const snapKV = (options: Partial<SnapKVOptions> = {}): Policy => {
   const { budget, window, kernel, pooling, perHead } = { ...defaults, ...options };
   return {
     name: "snapKV",
+    options: { ...defaults, ...options },
     budget,
     sink: 0,
     block: perHead ? "chunk" : "prompt",
