@@ -11,11 +11,13 @@ export { load, type LoadedModel, type LoadOptions } from "./lib/model.ts";
 export {
   type DecodedToken,
   type DecodeOptions,
+  type LogitsPlace,
   type PrefillOptions,
   type RestoreOptions,
   type Session,
   type SessionOptions,
 } from "./lib/session.ts";
+export type { LikelyToken, Sampling } from "./lib/sampling.ts";
 export { type Mark } from "./lib/kv/mark.ts";
 export { full } from "./lib/policies/full.ts";
 export { slidingWindow, type SlidingWindowOptions } from "./lib/policies/sliding_window.ts";

@@ -66,7 +66,7 @@ function attentionOf(a: Activations, layer: LayerHandle, chunk: Omit<Chunk, "pos
   return { slot, count, from, rest, begin, q, attended, lse, rotations, layer };
 }
 
-/** Enqueues one decode step of every active slot, from the token to feed to logits. */
+/** Enqueues one decode step of every active slot, from the token to feed to the logits of the next; `position` is then the next one's. */
 export function step(
   k: Kernels,
   weights: Weights,
@@ -89,7 +89,6 @@ export function step(
     k.attnOut(a.x, a.attended, layer.weights, active, a.work, slots);
   });
   k.head(logits, a.x, weights.ends, active, a.work, 0, slots);
-  k.greedy(token, state.logprob, logits, active, 0, slots);
   k.advance(position, active);
 }
 

@@ -15,11 +15,12 @@ import { everyRow, type Policy, policyVersion, resolveBudget } from "./policies/
 import { Prefill } from "./prefill.ts";
 import { fill, openSaved, save, type Saveable } from "./save.ts";
 import { Recording } from "./recording.ts";
+import { process, Sampler } from "./sampling.ts";
 import type { Tensor } from "./tensor.ts";
-import type { Attended, DecodedToken, DecodeOptions, PrefillOptions, RestoreOptions, SessionOptions } from "./session_options.ts";
+import type { Attended, DecodedToken, DecodeOptions, LogitsPlace, PrefillOptions, RestoreOptions, SessionOptions } from "./session_options.ts";
 import type { KvDType, OnProgress } from "./types.ts";
 
-export type { Attended, DecodedToken, DecodeOptions, PrefillOptions, RestoreOptions, SessionOptions };
+export type { Attended, DecodedToken, DecodeOptions, LogitsPlace, PrefillOptions, RestoreOptions, SessionOptions };
 
 export class Session {
   readonly slots: number;
@@ -39,7 +40,10 @@ export class Session {
   readonly #keeper: RowKeeper;
   readonly #prefill: Prefill;
   readonly #logits: Tensor;
+  readonly #sampler: Sampler;
+  /** A step with its choice, and one that ends at the logits. */
   readonly #recording: Recording;
+  readonly #toLogits: Recording;
   readonly #held: SlotState[];
   readonly #steps: number[];
   readonly #marks = new Set<Mark>();
@@ -81,7 +85,7 @@ export class Session {
       budget: this.budget,
     };
     const rowBytes = layers * reservedBytes(rowsShape);
-    this.#arena = device.arena(4 * rowBytes + 4 * slots * shape.vocab + 4 * capacity * shape.hidden + (1 << 30));
+    this.#arena = device.arena(4 * rowBytes + 16 * slots * shape.vocab + 4 * capacity * shape.hidden + (1 << 30));
     const arena = this.#arena;
     this.#state = stepState(arena, layers, slots);
     this.#memory = new SessionAllocator(arena, slots, () => everyRotation(arena, model, capacity));
@@ -110,8 +114,17 @@ export class Session {
       this.chunk,
       kv.block === "prompt" ? { capacity } : null,
     );
-    const enqueue = () => step(device.kernels, model.weights, this.#layers, this.#state, this.#step, this.#logits, slots);
-    this.#recording = new Recording(arena, enqueue, eager);
+    const sampler = this.#sampler = new Sampler(arena, slots, shape.vocab);
+    const toLogits = () => {
+      sampler.tally(device.kernels, this.#state.token, this.#state.active);
+      step(device.kernels, model.weights, this.#layers, this.#state, this.#step, this.#logits, slots);
+    };
+    const chosen = () => {
+      toLogits();
+      this.#choose(this.#state.active, 0, slots);
+    };
+    this.#recording = new Recording(arena, chosen, eager);
+    this.#toLogits = new Recording(arena, toLogits, eager);
   }
 
   /** Tokens that a slot holds. */
@@ -147,6 +160,8 @@ export class Session {
       try {
         const finished = await this.#cancellable(options.signal, () => read.call(this, slot, all, options.onProgress));
         if (!finished) throw options.signal?.reason;
+        held.answer = held.tokens.length;
+        this.#sampler.changed(slot);
       } catch (error) {
         this.#restore(before);
         throw error;
@@ -177,6 +192,7 @@ export class Session {
     await this.#alone("adopt", async () => {
       const k = this.#device.kernels;
       const held = this.#held[slot] = cloneSlot(theirs);
+      this.#sampler.changed(slot);
       this.#keeper.commit(slot, held, 0);
       this.#layers.forEach(({ rows }, l) => copyRows(k, rows, slot, source.#layers[l].rows, from, held.layers[l].end));
       for (const [to, of] of [[this.#state.position, source.#state.position], [this.#state.token, source.#state.token]]) {
@@ -193,25 +209,35 @@ export class Session {
   }
 
   /**
-   * Decodes greedily: yields each active slot's next token, step by step. Ends when every slot met a stop token, `maxTokens` or the
-   * capacity; throws the signal's reason when aborted. Leaving the loop early is fine: nothing runs on.
+   * Decodes: yields each active slot's next token, step by step. Ends when every slot met a stop token, `maxTokens` or the capacity;
+   * throws the signal's reason when aborted. Leaving the loop early is fine: nothing runs on.
    */
   async *decode(options: DecodeOptions = {}): AsyncGenerator<DecodedToken, void, undefined> {
-    const { maxTokens = Infinity, signal, stop = this.model.shape.eos } = options;
+    const { maxTokens = Infinity, signal, stop = this.model.shape.eos, onLogits } = options;
     const slots = options.slots ?? this.#held.flatMap(({ next }, slot) => next ? [slot] : []);
     for (const slot of slots) {
       if (!this.#slot(slot).next) throw new RangeError(`Cannot decode: slot ${slot} is empty, want a prefill first`);
     }
+    this.#idle("decode");
+    const asks = this.#sampler.writeAll(options.sampling ?? {}, slots, (slot) => this.#held[slot]);
     let running = [...slots];
     let yielded = 0;
     this.#enter("decode");
     try {
       while (running.length > 0 && yielded < maxTokens) {
         signal?.throwIfAborted();
-        // A token that was yielded before is fed first: what comes next is its successor.
-        const seen = running.filter((slot) => this.#held[slot].next!.token !== null);
-        if (seen.length > 0) this.#stepSlots(seen);
-        const [tokens, logprobs] = await Promise.all([this.#state.token.read(), this.#state.logprob.read()]);
+        // A token that was yielded before is fed first: what comes next is its successor. Where none was, it is chosen from the logits.
+        const isFed = (slot: number) => this.#held[slot].next!.token !== null;
+        const unchosen = onLogits ? running : running.filter((slot) => !isFed(slot));
+        const fed = running.filter(isFed);
+        if (fed.length > 0) this.#stepSlots(fed, onLogits ? this.#toLogits : this.#recording);
+        if (onLogits) await process(this.#logits, running, (slot) => this.#held[slot].tokens.length, onLogits);
+        for (const slot of unchosen) this.#choose(null, slot, 1);
+        const [tokens, logprobs, likeliest] = await Promise.all([
+          this.#state.token.read(),
+          this.#state.logprob.read(),
+          asks.some((wanted) => wanted > 0) ? this.#sampler.likeliest(asks) : undefined,
+        ]);
         for (const slot of running) {
           if (tokens[slot] < 0) {
             throw new RecallError("RKV_NAN", "decode", `Cannot decode: no logit of slot ${slot} is a number, want sound weights`);
@@ -219,7 +245,9 @@ export class Session {
           this.#held[slot].next = { token: tokens[slot] };
         }
         yielded++;
-        for (const slot of running) yield { slot, token: tokens[slot], logprob: logprobs[slot] };
+        for (const slot of running) {
+          yield { slot, token: tokens[slot], logprob: logprobs[slot], ...(likeliest && { likeliest: likeliest[slot] }) };
+        }
         running = running.filter((slot) => !stop.includes(tokens[slot]) && this.#held[slot].tokens.length < this.capacity);
       }
     } finally {
@@ -265,6 +293,7 @@ export class Session {
     this.#idle("reset");
     this.#slot(slot);
     const held = this.#held[slot] = emptySlot(this.#layers.length);
+    this.#sampler.changed(slot);
     this.#memory.reset(slot);
     this.#keeper.write(slot, held);
     for (const { rows } of this.#layers) rows.release(slot, 0);
@@ -361,7 +390,6 @@ export class Session {
     if (!finished) return false;
     k.copy(this.#step.x, slot, this.#block.x, last, 1);
     k.head(this.#logits, this.#step.x, this.model.weights.ends, null, this.#step.work, slot, 1);
-    k.greedy(this.#state.token, this.#state.logprob, this.#logits, null, slot, 1);
     this.#state.position.write(Int32Array.of(held.tokens.length), slot);
     held.next = { token: null };
     return await this.#arena.fence();
@@ -375,7 +403,7 @@ export class Session {
     for (let i = 0; i < tokens.length; i++) {
       this.#state.token.write(Int32Array.of(tokens[i]), slot);
       held.next = { token: tokens[i] };
-      this.#stepSlots([slot]);
+      this.#stepSlots([slot], this.#recording);
       if (i % 32 < 31 && i < tokens.length - 1) continue;
       const fence = this.#arena.fence();
       fence.catch(() => {});
@@ -386,8 +414,14 @@ export class Session {
     return await previous;
   }
 
-  /** Enqueues one step of the given slots: each feeds the token that waits and chooses the next. */
-  #stepSlots(slots: readonly number[]): void {
+  /** Enqueues the choice of rows [first, first + count) from their logits. */
+  #choose(active: Tensor | null, first: number, count: number): void {
+    const { token, logprob, position } = this.#state;
+    this.#sampler.choose(this.#device.kernels, { token, logprob, logits: this.#logits, position }, active, first, count);
+  }
+
+  /** Enqueues one step of the given slots: each feeds the token that waits. */
+  #stepSlots(slots: readonly number[], recording: Recording): void {
     const active = new Int32Array(this.slots);
     for (const slot of slots) {
       const held = this.#held[slot];
@@ -397,13 +431,14 @@ export class Session {
     }
     if (active.some((on, slot) => on !== this.#active[slot])) this.#state.active.write(active);
     this.#active = active;
-    this.#recording.run();
+    recording.run();
     for (const slot of slots) {
       const held = this.#held[slot];
       held.tokens.push(held.next!.token!);
       held.next = { token: null };
       this.#keeper.stepped(held);
       this.#steps[slot]++;
+      this.#sampler.fed(slot);
       this.#layers.forEach((_, l) => this.#keeper.giveBack(slot, held, l, "step", 0));
       this.#keeper.build(slot, held, true);
     }
@@ -434,6 +469,7 @@ export class Session {
     const held = this.#held[mark.slot] = mark.restore(this.#device.kernels);
     this.#keeper.write(mark.slot, held);
     this.#layers.forEach(({ rows }, l) => rows.release(mark.slot, held.layers[l].end));
+    this.#sampler.changed(mark.slot);
   }
 
   #checkTokens(tokens: readonly number[], length: number): void {

@@ -1,5 +1,6 @@
 /** What one says to a session, and what it answers. */
 import type { Policy } from "./policies/policy.ts";
+import type { LikelyToken, Sampling } from "./sampling.ts";
 import type { KvDType, OnProgress, OnWarning } from "./types.ts";
 
 export interface SessionOptions {
@@ -37,7 +38,18 @@ export interface DecodeOptions {
   maxTokens?: number;
   /** Tokens after which a slot ends (each is still yielded); the model's end tokens unless said. */
   stop?: readonly number[];
+  /** How tokens are chosen: for all slots, or one for each slot by its number; the likeliest unless said. */
+  sampling?: Sampling | readonly Sampling[];
+  /** Sees a slot's logits (f32[vocab]) before each choice and may change them in place. The step then waits for it, and log-probabilities are of what it leaves. */
+  onLogits?: (logits: Float32Array, place: LogitsPlace) => void | Promise<void>;
   signal?: AbortSignal;
+}
+
+/** Whose logits they are. */
+export interface LogitsPlace {
+  readonly slot: number;
+  /** Place in the text of the token that is chosen from them. */
+  readonly position: number;
 }
 
 export interface DecodedToken {
@@ -45,6 +57,8 @@ export interface DecodedToken {
   readonly token: number;
   /** Natural logarithm of the probability the model gave it. */
   readonly logprob: number;
+  /** The likeliest tokens, as many as `sampling.logprobs` asked for, best first. */
+  readonly likeliest?: readonly LikelyToken[];
 }
 
 /** Rows that attention has read, summed over steps, layers and KV heads. */

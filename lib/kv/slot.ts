@@ -13,19 +13,22 @@ export interface SlotState {
   tokens: number[];
   /** How many of them were held when the last prompt ended; those after it were generated. */
   prompt: number;
+  /** The same, counting prompts that were read step by step too: what was said since. */
+  answer: number;
   /** The token that the last step chose and that was not fed yet; its number is known once it was yielded. */
   next: { token: number | null } | null;
   layers: LayerRows[];
 }
 
 export function emptySlot(layers: number): SlotState {
-  return { tokens: [], prompt: 0, next: null, layers: Array.from({ length: layers }, () => ({ end: 0, segments: [] })) };
+  return { tokens: [], prompt: 0, answer: 0, next: null, layers: Array.from({ length: layers }, () => ({ end: 0, segments: [] })) };
 }
 
 export function cloneSlot(slot: SlotState): SlotState {
   return {
     tokens: [...slot.tokens],
     prompt: slot.prompt,
+    answer: slot.answer,
     next: slot.next && { ...slot.next },
     layers: slot.layers.map(({ end, segments }) => ({ end, segments: [...segments] })),
   };
