@@ -17,7 +17,15 @@ import { fill, openSaved, save, type Saveable } from "./save.ts";
 import { Recording } from "./recording.ts";
 import { process, Sampler } from "./sampling.ts";
 import type { Tensor } from "./tensor.ts";
-import type { Attended, DecodedToken, DecodeOptions, LogitsPlace, PrefillOptions, RestoreOptions, SessionOptions } from "./session_options.ts";
+import type {
+  Attended,
+  DecodedToken,
+  DecodeOptions,
+  LogitsPlace,
+  PrefillOptions,
+  RestoreOptions,
+  SessionOptions,
+} from "./session_options.ts";
 import type { KvDType, OnProgress } from "./types.ts";
 
 export type { Attended, DecodedToken, DecodeOptions, LogitsPlace, PrefillOptions, RestoreOptions, SessionOptions };
