@@ -1,12 +1,8 @@
 /** recallkv: long contexts from TypeScript, over a KV cache that is read only where it matters. */
-export {
-  type FinishReason,
-  generate,
-  type GenerateOptions,
-  type GenerateResult,
-  type GenerateStats,
-  type Generation,
-} from "./lib/generate.ts";
+export { generate, type GenerateOptions, type Prompt } from "./lib/generate.ts";
+export type { AnswerOptions, BatchPiece } from "./lib/answers.ts";
+export type { FinishReason, GenerateResult, GenerateStats, Generation, TokenLogprob } from "./lib/generation.ts";
+export type { ChatMessage } from "./lib/tokenizer/chat.ts";
 export { load, type LoadedModel, type LoadOptions } from "./lib/model.ts";
 export {
   type DecodedToken,

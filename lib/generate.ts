@@ -1,171 +1,158 @@
 /** generate(): text in, a stream of text out; what most people use. */
-import { type AttendedRows, attendedRows, bytesPerRow } from "./metrics/attended.ts";
-import { defaultModel, load, type LoadedModel } from "./model.ts";
-import { type Attended, Session } from "./session.ts";
+import { type AnswerOptions, answerOptions, answers, type BatchPiece, checkAnswer, type Job, samplingOf } from "./answers.ts";
+import { count } from "./format.ts";
+import { type GenerateResult, Generation } from "./generation.ts";
+import { defaultModel, load, type LoadedModel, type LoadOptions } from "./model.ts";
+import { knownOptions, numberIn, shown } from "./options.ts";
 import type { Policy } from "./policies/policy.ts";
-import type { KvDType, OnProgress, OnWarning } from "./types.ts";
+import { Session } from "./session.ts";
+import type { ChatMessage } from "./tokenizer/chat.ts";
+import type { KvDType, OnWarning } from "./types.ts";
 
-export interface GenerateOptions {
+/** What may be continued: a text, a conversation (through the model's chat template), or token ids as they are. */
+export type Prompt = string | readonly ChatMessage[] | readonly number[];
+
+export interface GenerateOptions extends AnswerOptions {
   /** A loaded model, or the path of one; the model that ships with recallkv unless said. */
   model?: LoadedModel | string;
+  /** Of a model given by its path: where it runs, and how wide. */
+  device?: LoadOptions["device"];
+  threads?: number;
   /** Which KV rows each step reads; `full()`, every row, unless said. */
   kv?: Policy;
-  /** Most tokens to generate; 256 unless said. */
-  maxTokens?: number;
+  /** Prompts of an array that are answered at the same time; all, but at most 8, unless said. */
+  slots?: number;
   /** Most tokens of prompt and answer together; what the two need unless said. */
   capacity?: number;
+  /** A prompt that does not fit loses tokens at its front instead of being refused. */
+  dropFront?: boolean;
   kvDtype?: KvDType;
-  /** Control tokens written in the prompt ("<|end|>") become control tokens; they stay text unless said. */
+  /** Control tokens written in a text ("<|end|>") become control tokens; they stay text unless said. */
   special?: boolean;
-  signal?: AbortSignal;
-  onProgress?: OnProgress;
+  /** What the chat template reads beside messages: tools, documents, enable_thinking. */
+  variables?: Readonly<Record<string, unknown>>;
   onWarning?: OnWarning;
 }
 
-/** Why a text ended: the model said so, a limit was reached, or the caller had enough. */
-export type FinishReason = "stop" | "length" | "abort";
-
-export interface GenerateStats {
-  readonly promptTokens: number;
-  readonly generatedTokens: number;
-  /** From the call to the first token, loading not counted. */
-  readonly secondsToFirstToken: number;
-  /** Generated tokens per second, the first not counted. */
-  readonly tokensPerSecond: number;
-  /** Rows of the index, per head; 0 for policies without one. */
-  readonly budget: number;
-  /** Rows read per head and step: means over steps and all layers, exempt ones included. */
-  readonly attendedRows: AttendedRows;
-  /** Bytes of KV rows and of what the policy's selection reads, per step. */
-  readonly bytesPerStep: number;
-  /** The same if every row were read. */
-  readonly fullBytesPerStep: number;
-}
-
-export interface GenerateResult {
-  readonly text: string;
-  readonly tokens: readonly number[];
-  readonly finishReason: FinishReason;
-  readonly stats: GenerateStats;
-}
+const known = [
+  ...answerOptions,
+  "model",
+  "device",
+  "threads",
+  "kv",
+  "slots",
+  "capacity",
+  "dropFront",
+  "kvDtype",
+  "special",
+  "variables",
+  "onWarning",
+];
 
 /**
- * Continues a text. The object returned is an async iterable of text pieces and a promise of the result: iterate it, then await it for
- * `finishReason` and `stats`, or only await it. Nothing runs before one of the two; leaving the loop ends the work.
+ * Continues a text, or answers a conversation. The object returned is an async iterable of text pieces and a promise of the result: iterate
+ * it, then await it for `finishReason` and `stats`, or only await it. Nothing runs before one of the two; leaving the loop ends the work.
  *
  * ```ts
  * import { generate } from "recallkv";
  * const { text } = await generate("Once the storm had passed,", { maxTokens: 40 });
  * ```
+ *
+ * An array of prompts shares every pass over the weights; each gets the text that it would get alone, and a seed holds for each of them.
+ * Pieces then say whose they are. Errors: TypeError, RangeError for options and prompts that make no sense; RecallError.
  */
-export function generate(prompt: string, options: GenerateOptions = {}): Generation {
-  if (typeof prompt !== "string") throw new TypeError(`Cannot generate: prompt is ${typeof prompt}, want a string`);
-  return new Generation(prompt, options);
+export function generate(prompt: Prompt, options?: GenerateOptions): Generation;
+export function generate(prompts: readonly Prompt[], options?: GenerateOptions): Generation<BatchPiece, GenerateResult[]>;
+export function generate(
+  prompt: Prompt | readonly Prompt[],
+  options: GenerateOptions = {},
+): Generation | Generation<BatchPiece, GenerateResult[]> {
+  knownOptions("generate", options, known);
+  checkAnswer("generate", options);
+  if (options.slots !== undefined) numberIn("generate", "slots", options.slots, 1, 64, true);
+  if (options.capacity !== undefined) numberIn("generate", "capacity", options.capacity, 1, 2 ** 24, true);
+  if (!isBatch(prompt)) {
+    checkPrompt(prompt);
+    return new Generation<string, GenerateResult>((finish) => textOf(run([prompt], options, ([result]) => finish(result))));
+  }
+  prompt.forEach(checkPrompt);
+  return new Generation<BatchPiece, GenerateResult[]>((finish) => run(prompt, options, finish));
 }
 
-export class Generation implements AsyncIterable<string>, PromiseLike<GenerateResult> {
-  #pieces: AsyncGenerator<string, void, undefined> | undefined;
-  #result: GenerateResult | undefined;
-  #drained: Promise<GenerateResult> | undefined;
+/** Whether a prompt is several: its first element is one. */
+function isBatch(prompt: Prompt | readonly Prompt[]): prompt is readonly Prompt[] {
+  return Array.isArray(prompt) && (typeof prompt[0] === "string" || Array.isArray(prompt[0]));
+}
 
-  constructor(private readonly prompt: string, private readonly options: GenerateOptions) {}
-
-  /** Pieces of text as they come. One iterator at a time: a second one is a TypeError. */
-  [Symbol.asyncIterator](): AsyncGenerator<string, void, undefined> {
-    if (this.#pieces) {
-      throw new TypeError("Cannot iterate a generation twice: its pieces were taken already, want one loop (await it for the whole text)");
-    }
-    this.#pieces = pieces(this.prompt, this.options, (result) => this.#result = result);
-    return this.#pieces;
+function checkPrompt(prompt: unknown): void {
+  if (typeof prompt === "string") return;
+  if (!Array.isArray(prompt)) {
+    throw new TypeError(`Cannot generate: prompt is ${typeof prompt}, want a text, messages, token ids, or an array of them`);
   }
-
-  then<A = GenerateResult, B = never>(
-    fulfilled?: ((result: GenerateResult) => A | PromiseLike<A>) | null,
-    rejected?: ((reason: unknown) => B | PromiseLike<B>) | null,
-  ): Promise<A | B> {
-    this.#drained ??= this.#drain();
-    return this.#drained.then(fulfilled, rejected);
-  }
-
-  async #drain(): Promise<GenerateResult> {
-    if (!this.#pieces) { for await (const _ of this); }
-    if (!this.#result) {
-      throw new TypeError("Cannot await a generation while its pieces are being taken: want the loop ended first");
+  if (prompt.length === 0) throw new RangeError("Cannot generate: prompt is an empty array, want a text, messages or token ids");
+  for (const part of prompt) {
+    if (typeof part === typeof prompt[0] && (typeof part === "number" || (typeof part === "object" && part !== null && "role" in part))) {
+      continue;
     }
-    return this.#result;
+    throw new TypeError(`Cannot generate: prompt has ${shown(part)}, want messages with a role, or token ids`);
   }
 }
 
-async function* pieces(
-  prompt: string,
+async function* textOf(pieces: AsyncGenerator<BatchPiece, void, undefined>): AsyncGenerator<string, void, undefined> {
+  for await (const { text } of pieces) yield text;
+}
+
+async function* run(
+  prompts: readonly Prompt[],
   options: GenerateOptions,
-  finish: (result: GenerateResult) => void,
-): AsyncGenerator<string, void, undefined> {
-  const { maxTokens = 256, signal, onProgress, onWarning } = options;
-  if (!Number.isInteger(maxTokens) || maxTokens < 1) {
-    throw new RangeError(`Cannot generate: maxTokens is ${maxTokens}, want a whole number from 1`);
-  }
-  const model = await pickModel(options);
-  const { tokenizer, shape } = model;
-  const promptTokens = tokenizer.encode(prompt, { bos: shape.addBos && !options.special, special: options.special });
-  const capacity = options.capacity ?? promptTokens.length + maxTokens;
-  using session = new Session(model, { kv: options.kv, capacity, kvDtype: options.kvDtype, onWarning: onWarning ?? console.warn });
-  const decoder = tokenizer.decoder();
-  const tokens: number[] = [];
-  let text = "";
-  let finishReason: FinishReason = "abort";
-  let before: Attended | undefined;
-  const began = performance.now();
-  let first = 0;
+  finish: (results: GenerateResult[]) => void,
+): AsyncGenerator<BatchPiece, void, undefined> {
+  const { model: given, kv, kvDtype, device, threads, signal, onProgress, onWarning = console.warn } = options;
+  using loaded = typeof given === "string" ? await load(given, { device, threads, signal, onProgress, onWarning }) : undefined;
+  const model = loaded ?? (given as LoadedModel | undefined) ?? await defaultModel();
+  const { capacity, jobs } = jobsOf(model, prompts, options);
+  const slots = Math.min(jobs.length, options.slots ?? 8);
+  using session = new Session(model, { kv, slots, capacity, kvDtype, onWarning });
+  const results: GenerateResult[] = [];
   try {
-    await session.prefill(promptTokens, { signal, onProgress });
-    before = await session.attended();
-    for await (const { token } of session.decode({ maxTokens, signal })) {
-      if (tokens.length === 0) first = performance.now();
-      tokens.push(token);
-      if (shape.eos.includes(token)) {
-        finishReason = "stop";
-        break;
-      }
-      const piece = decoder.push(token);
-      text += piece;
-      if (piece) yield piece;
-    }
-    if (finishReason !== "stop") finishReason = "length";
-    const rest = decoder.end();
-    text += rest;
-    if (rest) yield rest;
-  } catch (error) {
-    if (!signal?.aborted || error !== signal.reason) throw error;
-    finishReason = "abort";
+    yield* answers(session, jobs, options, (index, result) => results[index] = result);
   } finally {
-    const ended = performance.now();
-    const seconds = { first: first ? (first - began) / 1000 : 0, rest: first ? (ended - first) / 1000 : 0 };
-    finish({ text, tokens, finishReason, stats: await stats(session, before, promptTokens.length, tokens.length, seconds) });
+    finish(results);
   }
 }
 
-async function pickModel({ model, onProgress, signal, onWarning }: GenerateOptions): Promise<LoadedModel> {
-  if (model === undefined) return await defaultModel();
-  return typeof model === "string" ? await load(model, { onProgress, signal, onWarning }) : model;
+/** Prompts as tokens that fit, each with its own copy of the options of choice. */
+function jobsOf(model: LoadedModel, prompts: readonly Prompt[], options: GenerateOptions): { capacity: number; jobs: Job[] } {
+  const { maxTokens = 256, dropFront = false } = options;
+  checkAnswer("generate", options, model.shape.vocab);
+  const tokens = prompts.map((prompt) => tokensOf(model, prompt, options));
+  const longest = Math.max(...tokens.map(({ length }) => length));
+  const capacity = options.capacity ?? (Number.isFinite(maxTokens) ? longest + maxTokens : Math.max(longest, model.shape.trainedContext));
+  const sampling = { seed: crypto.getRandomValues(new Uint32Array(1))[0], ...samplingOf(options) };
+  const jobs = tokens.map((all, index) => ({ index, tokens: dropFront ? fitting(all, capacity - 1, model.shape.bos) : all, sampling }));
+  for (const { tokens: { length } } of jobs) {
+    if (length === 0) throw new RangeError("Cannot generate: the prompt has no tokens, want a text or at least one token");
+    if (length > capacity) {
+      throw new RangeError(
+        `Cannot generate: a prompt has ${count(length)} tokens but the capacity is ${
+          count(capacity)
+        } (pass a larger capacity, or dropFront: true)`,
+      );
+    }
+  }
+  return { capacity, jobs };
 }
 
-async function stats(
-  session: Session,
-  before: Attended | undefined,
-  promptTokens: number,
-  generatedTokens: number,
-  seconds: { first: number; rest: number },
-): Promise<GenerateStats> {
-  const read = attendedRows(session, before ?? await session.attended(), await session.attended());
-  return {
-    promptTokens,
-    generatedTokens,
-    secondsToFirstToken: seconds.first,
-    tokensPerSecond: seconds.rest > 0 ? (generatedTokens - 1) / seconds.rest : 0,
-    budget: session.budget,
-    attendedRows: read,
-    bytesPerStep: Math.round(read.total * bytesPerRow(session) + session.selectBytes()),
-    fullBytesPerStep: session.length() * bytesPerRow(session),
-  };
+/** The last tokens of a prompt, after the one that begins every text. */
+function fitting(tokens: readonly number[], most: number, bos: number | null): readonly number[] {
+  if (tokens.length <= most) return tokens;
+  return tokens[0] === bos && most > 1 ? [bos, ...tokens.slice(tokens.length - most + 1)] : tokens.slice(tokens.length - most);
+}
+
+function tokensOf(model: LoadedModel, prompt: Prompt, { special = false, variables }: GenerateOptions): readonly number[] {
+  const { tokenizer, shape, checkpoint: { chat } } = model;
+  if (typeof prompt === "string") return tokenizer.encode(prompt, { bos: shape.addBos && !special, special });
+  if (typeof prompt[0] === "number") return prompt as readonly number[];
+  if (!chat) throw new RangeError("Cannot generate: the model has no chat template, want a text or token ids as its prompt");
+  return chat.encode(tokenizer, prompt as readonly ChatMessage[], { variables });
 }

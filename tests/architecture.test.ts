@@ -21,6 +21,7 @@ const storeys: readonly (readonly string[])[] = [
   ["lib/session.ts", "lib/session_options.ts"],
   ["lib/model.ts", "lib/metrics/", "lib/calibration.ts"],
   ["lib/calibrate.ts"],
+  ["lib/generation.ts", "lib/answers.ts", "lib/chat.ts"],
   ["lib/generate.ts"],
   ["lib/cli/"],
   ["mod.ts"],

@@ -61,7 +61,9 @@ describe("generate", () => {
 
   it("refuses what it cannot do with a sentence", async () => {
     assertThrows(() => generate(5 as unknown as string), TypeError, "prompt is number");
-    await assertRejects(() => Promise.resolve(generate("x", { maxTokens: 0 })), RangeError, "maxTokens is 0");
+    assertThrows(() => generate([]), RangeError, "prompt is an empty array");
+    assertThrows(() => generate([1, "a"] as unknown as number[]), TypeError, 'prompt has "a"');
+    assertThrows(() => generate("x", { maxTokens: 0 }), RangeError, "maxTokens is 0");
     const error = await assertRejects(() => Promise.resolve(generate("a ".repeat(50), { capacity: 10 })), RangeError);
     assertStringIncludes(error.message, "capacity is 10");
   });

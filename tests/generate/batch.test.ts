@@ -1,0 +1,187 @@
+// Several prompts at once, stop texts, sampling, and what bad input gives.
+import { assert, assertEquals, assertLess, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
+import { describe, it } from "node:test";
+import { clusterKV, generate, type GenerateOptions } from "../../mod.ts";
+import { StopText } from "../../lib/generation.ts";
+import { nano } from "../support/nano.ts";
+
+const prompts = ["Once the storm had passed,", "The old man walked down to the harbour and", "Clara lives in"];
+
+describe("generate with several prompts", () => {
+  const draws: [string, GenerateOptions][] = [["the likeliest", {}], ["draws", { temperature: 1.1, seed: 11, repetitionPenalty: 1.1 }]];
+  for (const [name, sampling] of draws) {
+    it(`gives each the text that it gets alone, in whatever slot: ${name}`, async () => {
+      const options = { model: await nano(), maxTokens: 16, ...sampling };
+      const alone = await Promise.all(prompts.map(async (prompt) => (await generate(prompt, options)).text));
+      for (const slots of [1, 2, 3]) {
+        const pieces = prompts.map(() => "");
+        const generation = generate(prompts, { ...options, slots });
+        for await (const { index, text } of generation) pieces[index] += text;
+        assertEquals(pieces, alone);
+        const results = await generation;
+        assertEquals(results.map(({ text }) => text), alone);
+        assertEquals(results.map(({ stats }) => stats.generatedTokens), results.map(({ tokens }) => tokens.length));
+      }
+      assertNotEquals(alone[0], alone[1]);
+    });
+  }
+
+  it("holds for a policy that moves rows, too", async () => {
+    const kv = clusterKV({ budget: 32, tokensPerCluster: 8, exempt: [], every: 32 });
+    const long = prompts.map((prompt, i) => "The mill stood empty. ".repeat(20 + 3 * i) + prompt);
+    const options = { model: await nano(), kv, maxTokens: 12, capacity: 400 };
+    const alone: string[] = [];
+    for (const prompt of long) alone.push((await generate(prompt, options)).text);
+    assertEquals((await generate(long, { ...options, slots: 2 })).map(({ text }) => text), alone);
+  });
+
+  it("takes messages and token ids as prompts, alone and mixed", async () => {
+    const model = await nano();
+    const messages = [{ role: "user", content: "Where does Clara live?" }];
+    const ids = model.checkpoint.chat!.encode(model.tokenizer, messages);
+    const [a, b] = await generate([messages, ids], { model, maxTokens: 12 });
+    assertEquals(a.tokens, b.tokens);
+    assertEquals((await generate(messages, { model, maxTokens: 12 })).tokens, a.tokens);
+    assertEquals((await generate(ids, { model, maxTokens: 12 })).tokens, a.tokens);
+  });
+
+  it("says abort for all that had not ended", async () => {
+    const abort = new AbortController();
+    const generation = generate(prompts, { model: await nano(), slots: 1, maxTokens: 30, signal: abort.signal });
+    let pieces = 0;
+    for await (const _ of generation) if (++pieces === 4) abort.abort();
+    assertEquals((await generation).map(({ finishReason }) => finishReason), ["abort", "abort", "abort"]);
+    assertEquals((await generation).map(({ tokens }) => tokens.length > 0), [true, false, false]);
+  });
+});
+
+describe("stop", () => {
+  it("holds back what may be the beginning of a stop text, and never shows one", () => {
+    const stop = new StopText(["END", "\n\n"]);
+    assertEquals(["a EN", "DLESS", " no"].map((piece) => stop.push(piece)), ["a ", "", ""]);
+    assert(stop.isStopped);
+    const other = new StopText(["END"]);
+    assertEquals([other.push("a E"), other.push("Nd"), other.push("E"), other.end()], ["a ", "ENd", "", "E"]);
+    const nested = new StopText(["aab"]);
+    assertEquals([nested.push("a"), nested.push("a"), nested.push("a"), nested.push("b"), nested.end()], ["", "", "a", "", ""]);
+  });
+
+  it("ends at a text, wherever tokens are cut, and leaves it out", async () => {
+    const options = { model: await nano(), maxTokens: 40 };
+    const { text } = await generate(prompts[0], options);
+    const place = text.indexOf(" ", 12) + 2; // inside a word
+    const stopped = await generate(prompts[0], { ...options, stop: [text.slice(place, place + 5), "never said"] });
+    assertEquals(stopped.text, text.slice(0, text.indexOf(text.slice(place, place + 5))));
+    assertEquals(stopped.finishReason, "stop");
+    let pieces = "";
+    for await (const piece of generate(prompts[0], { ...options, stop: text.slice(place, place + 5) })) pieces += piece;
+    assertEquals(pieces, stopped.text);
+  });
+
+  it("ends at a token", async () => {
+    const options = { model: await nano(), maxTokens: 20 };
+    const { tokens } = await generate(prompts[0], options);
+    const stopped = await generate(prompts[0], { ...options, stop: tokens[5] });
+    assertEquals(stopped.tokens, tokens.slice(0, tokens.indexOf(tokens[5]) + 1));
+    assertEquals(stopped.finishReason, "stop");
+  });
+});
+
+describe("generate", () => {
+  it("gives pieces of whole characters that make up the text, and no control token", async () => {
+    const options = { model: await nano(), maxTokens: 60, temperature: 6, seed: 5, stop: [] };
+    const generation = generate("Where", options);
+    const pieces: string[] = [];
+    for await (const piece of generation) pieces.push(piece);
+    const { text, tokens } = await generation;
+    assertEquals(pieces.join(""), text);
+    assert(pieces.every((piece) => piece !== "" && piece.isWellFormed()));
+    assertEquals(text, options.model.tokenizer.decode(tokens));
+    for (const control of options.model.tokenizer.special.keys()) assert(!text.includes(control));
+  });
+
+  it("tells log-probabilities where they are asked for", async () => {
+    const { logprobs, tokens } = await generate(prompts[0], { model: await nano(), maxTokens: 5, logprobs: 2 });
+    assertEquals(logprobs!.map(({ token }) => token), tokens);
+    for (const { likeliest, token, logprob } of logprobs!) {
+      assertEquals(likeliest[0], { token, logprob: likeliest[0].logprob }, String(logprob));
+    }
+    assertEquals((await generate(prompts[0], { model: await nano(), maxTokens: 2 })).logprobs, undefined);
+  });
+
+  it("lets timers run while it works", async () => {
+    let ticks = 0;
+    const timer = setInterval(() => ticks++, 5);
+    const began = performance.now();
+    await generate("The mill stood empty. ".repeat(150), { model: await nano(), maxTokens: 60 });
+    clearInterval(timer);
+    const wanted = (performance.now() - began) / 5;
+    assert(ticks > wanted / 8, `${ticks} ticks of ${wanted}`);
+  });
+
+  it("stops within 200 ms while it reads a prompt", async () => {
+    const abort = new AbortController();
+    let [aborted, said] = [0, false];
+    const prompt = "The mill stood empty. ".repeat(300);
+    const result = await generate(prompt, {
+      model: await nano(),
+      signal: abort.signal,
+      onProgress({ stage }) {
+        if (stage !== "prefill" || said) return;
+        said = true;
+        aborted = performance.now();
+        abort.abort();
+      },
+    });
+    assertEquals([result.finishReason, result.text, result.tokens], ["abort", "", []]);
+    assertLess(performance.now() - aborted, 200);
+  });
+
+  it("runs nothing on when its loop is left", async () => {
+    const model = await nano();
+    const before = model.device.memory().free;
+    for (let i = 0; i < 20; i++) for await (const _ of generate(prompts[0], { model, maxTokens: 400, capacity: 2048 })) break;
+    assertLess(before - model.device.memory().free, 200 << 20); // 20 sessions would hold more
+  });
+
+  it("makes lone surrogates whole, and refuses prompts without a token", async () => {
+    const options = { model: await nano(), maxTokens: 3 };
+    assertEquals((await generate("a \ud800 b", options)).tokens, (await generate("a \ufffd b", options)).tokens);
+    await assertRejects(async () => await generate("", { ...options, special: true }), RangeError, "the prompt has no tokens");
+    await assertRejects(async () => await generate([99999], options), RangeError, "token 99999 is not in the vocabulary");
+  });
+
+  it("drops the front of a prompt only when it is told", async () => {
+    const model = await nano();
+    const tokens = model.tokenizer.encode("The mill stood empty. ".repeat(40));
+    const refusal = await assertRejects(async () => await generate(tokens, { model, capacity: 50, maxTokens: 4 }), RangeError);
+    assertEquals(refusal.message.includes(`${tokens.length} tokens`) && refusal.message.includes("dropFront: true"), true, refusal.message);
+    const { stats } = await generate(tokens, { model, capacity: 50, maxTokens: 4, dropFront: true });
+    assertEquals(stats.promptTokens, 49);
+  });
+
+  const refused: [string, unknown, ErrorConstructor, string][] = [
+    ["an unknown option, with the nearest", { maxtokens: 3 }, TypeError, 'unknown option "maxtokens", want "maxTokens"'],
+    ["an option that is like none", { flavour: 3 }, TypeError, 'unknown option "flavour", want one of'],
+    ["NaN", { temperature: NaN }, RangeError, "temperature is NaN"],
+    ["a stop text of length 0", { stop: [""] }, RangeError, "stop has an empty text"],
+    ["a stop that is neither", { stop: [null] }, TypeError, "stop has null, want texts and token ids"],
+    ["a signal that is none", { signal: {} }, TypeError, "signal is an object, want an AbortSignal"],
+    ["no slots", { slots: 0 }, RangeError, "slots is 0, want a whole number from 1 to 64"],
+    ["options that are none", null, TypeError, "options are null"],
+  ] as never;
+  for (const [name, options, kind, sentence] of refused) {
+    it(`refuses ${name}`, () => {
+      assertThrows(() => generate("x", options as GenerateOptions), kind as new () => Error, sentence);
+    });
+  }
+
+  it("refuses messages where the template does, and passes its reason on", async () => {
+    const model = await nano();
+    await assertRejects(
+      async () => await generate([{ role: "a b", content: "" }], { model }),
+      RangeError,
+      "Cannot apply the chat template",
+    );
+  });
+});
