@@ -2,6 +2,7 @@
 export { generate, type GenerateOptions, type Prompt } from "./lib/generate.ts";
 export type { AnswerOptions, BatchPiece } from "./lib/answers.ts";
 export type { FinishReason, GenerateResult, GenerateStats, Generation, TokenLogprob } from "./lib/generation.ts";
+export type { Chat, ChatMark, ChatOptions, SendOptions } from "./lib/chat.ts";
 export type { ChatMessage } from "./lib/tokenizer/chat.ts";
 export { load, type LoadedModel, type LoadOptions } from "./lib/model.ts";
 export {

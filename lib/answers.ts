@@ -87,15 +87,15 @@ export function samplingOf(options: Sampling): Sampling {
 
 /**
  * Answers jobs, some at a time; yields pieces of text, and tells each result when it is known: at the latest when the loop ends, for
- * whatever reason. `keeps`: slots go on from what they hold; else each job begins with an empty one.
+ * whatever reason. `keeps`: slots go on from what they hold; else each job begins with an empty one. `onRead`: a prompt has been read.
  */
 export async function* answers(
   session: Session,
   jobs: readonly Job[],
-  options: AnswerOptions & Pick<PrefillOptions, "query"> & { keeps?: boolean },
+  options: AnswerOptions & Pick<PrefillOptions, "query"> & { keeps?: boolean; onRead?: () => void },
   finish: (index: number, result: GenerateResult) => void,
 ): AsyncGenerator<BatchPiece, void, undefined> {
-  const { signal, onLogits, onProgress, query, keeps = false } = options;
+  const { signal, onLogits, onProgress, query, keeps = false, onRead } = options;
   const rules = checkAnswer("generate", options, session.model.shape.vocab);
   const waiting = [...jobs];
   const running: Running[] = [];
@@ -112,6 +112,7 @@ export async function* answers(
         running.push(one);
         await session.prefill(one.job.tokens, { slot, signal, onProgress, query });
         one.before = await session.attended(slot);
+        onRead?.();
       }
       const bySlot: Sampling[] = [];
       for (const { slot, job } of running) bySlot[slot] = job.sampling;

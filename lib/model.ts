@@ -1,5 +1,6 @@
 /** A loaded model: weights on a device, tokenizer, template, and the sessions made of it. */
 import { fileURLToPath } from "node:url";
+import { Chat, type ChatOptions } from "./chat.ts";
 import type { Weights } from "./decoder.ts";
 import { type Arena, type Device, open } from "./device.ts";
 import { readModel } from "./models/load.ts";
@@ -49,6 +50,17 @@ export class LoadedModel {
    */
   restore(path: string, options: RestoreOptions = {}): Promise<Session> {
     return Session.restore(this, path, { onWarning: this.onWarning, ...options });
+  }
+
+  /** A conversation through the model's chat template. Errors: RangeError where the model has none. */
+  chat(options: ChatOptions = {}): Chat {
+    return new Chat(this, { onWarning: this.onWarning, ...options });
+  }
+
+  /** A conversation that `Chat.save` wrote. Errors as `restore`. */
+  async restoreChat(path: string, options: RestoreOptions & Pick<ChatOptions, "variables"> = {}): Promise<Chat> {
+    const { variables, ...rest } = options;
+    return Chat.of(this, await this.restore(path, rest), variables);
   }
 
   [Symbol.dispose](): void {

@@ -16,6 +16,8 @@ export interface SessionFacts {
   readonly kvDtype: KvDType;
   readonly held: SlotState[];
   readonly steps: number[];
+  /** What the caller wanted kept beside it. */
+  readonly note?: unknown;
 }
 
 interface Identity {

@@ -38,6 +38,8 @@ export class Session {
   readonly budget: number;
   readonly kvDtype: KvDType;
   readonly chunk: number;
+  /** What `save` was given beside the session, once it has come back. */
+  note: unknown;
   readonly #device: Device;
   readonly #arena: Arena;
   readonly #layers: SessionLayer[] = [];
@@ -143,6 +145,12 @@ export class Session {
   /** The tokens that a slot holds, oldest first. */
   tokens(slot = 0): readonly number[] {
     return this.#slot(slot).tokens;
+  }
+
+  /** The same, with the token that decode yielded last and that is read with what comes next. */
+  text(slot = 0): number[] {
+    const { tokens, next } = this.#slot(slot);
+    return next === null || next.token === null ? [...tokens] : [...tokens, next.token];
   }
 
   /** Rows that each layer holds for a slot: fewer than tokens where the policy gave some back. */
@@ -296,6 +304,11 @@ export class Session {
     }
   }
 
+  /** Gives a mark's memory back: one cannot come back to it any more. */
+  forget(mark: Mark): void {
+    if (this.#marks.delete(mark)) mark[Symbol.dispose]();
+  }
+
   /** Empties a slot. */
   reset(slot = 0): void {
     this.#idle("reset");
@@ -314,10 +327,10 @@ export class Session {
 
   /**
    * Writes rows, step state and policy state of all slots to a file, beside `path` first and renamed when it is whole. Marks are not saved.
-   * `LoadedModel.restore` brings the session back, to the bit.
+   * `LoadedModel.restore` brings the session back, to the bit. `note`: what JSON can hold; it comes back as the session's `note`.
    */
-  save(path: string): Promise<void> {
-    return this.#alone("save", () => save(path, this.#saveable()));
+  save(path: string, note?: unknown): Promise<void> {
+    return this.#alone("save", () => save(path, this.#saveable(note)));
   }
 
   /** A session as a file has it. Errors: FormatError for a file that is damaged, or of another model, tokenizer, RoPE or policy. */
@@ -333,6 +346,7 @@ export class Session {
         session.#steps[slot] = steps[slot];
         session.#keeper.commit(slot, state, 0);
       }
+      session.note = file.facts.note;
       await fill(file, session.#saveable(), onProgress);
       session.#active = (await session.#state.active.read()) as Int32Array;
       return session;
@@ -344,7 +358,7 @@ export class Session {
     }
   }
 
-  #saveable(): Saveable {
+  #saveable(note?: unknown): Saveable {
     const { model, policy, slots, capacity, chunk, kvDtype } = this;
     const whole = (tensor: Tensor): RowRun => ({
       tensor,
@@ -355,7 +369,12 @@ export class Session {
       ...[...Object.values(this.#state) as Tensor[], this.#logits, ...this.#memory.state].filter(({ elements }) => elements > 0).map(whole),
       ...this.#layers.flatMap(({ rows }, l) => this.#held.flatMap(({ layers }, slot) => rowRuns(rows, slot, 0, layers[l].end))),
     ];
-    return { model, policy, facts: { slots, capacity, chunk, kvDtype, held: structuredClone(this.#held), steps: [...this.#steps] }, runs };
+    return {
+      model,
+      policy,
+      facts: { slots, capacity, chunk, kvDtype, held: structuredClone(this.#held), steps: [...this.#steps], note },
+      runs,
+    };
   }
 
   /** What attention has read for a slot since the session began. */

@@ -126,6 +126,7 @@ describe("generate", () => {
     const result = await generate(prompt, {
       model: await nano(),
       signal: abort.signal,
+      onWarning() {},
       onProgress({ stage }) {
         if (stage !== "prefill" || said) return;
         said = true;
