@@ -12,6 +12,8 @@ import { FormatError } from "./formats/checkpoint.ts";
 const MAGIC = new TextEncoder().encode("recallkv");
 const TAIL = 32 + 8 + MAGIC.length;
 const MOST_FOOTER = 256 << 20;
+/** Pieces that are read and checked at a time. */
+const AHEAD = 4;
 
 interface Piece {
   readonly bytes: number;
@@ -80,27 +82,30 @@ export class SavedFile<Facts> {
     return this.footer.pieces;
   }
 
-  /** The pieces in order. The next one is read while one is checked. */
+  /** The pieces in order. A few are read and checked while the caller is busy with one. */
   async *read(): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
-    let at = MAGIC.length;
-    const next = async (piece: Piece) => {
-      const bytes = new Uint8Array(piece.bytes);
-      await readAll(this.path, this.file, bytes, at);
-      at += piece.bytes;
-      return bytes;
-    };
     const { pieces } = this.footer;
-    let coming = pieces.length > 0 ? next(pieces[0]) : undefined;
-    for (const [i, piece] of pieces.entries()) {
-      const bytes = await coming!;
-      const sum = sha256(bytes);
-      coming = i + 1 < pieces.length ? next(pieces[i + 1]) : undefined;
-      coming?.catch(() => {}); // awaited in the next round, unless this one throws
-      if (hex(await sum) !== piece.sha256) {
-        throw new FormatError(this.path, `piece ${i} of ${pieces.length} is not what was saved (checksum)`);
-      }
-      yield bytes;
+    let [at, begun] = [MAGIC.length, 0];
+    const coming: Promise<Uint8Array<ArrayBuffer>>[] = [];
+    const begin = () => {
+      const place = begun++;
+      const { bytes, sha256: want } = pieces[place];
+      const piece = this.#piece(place, at, bytes, want);
+      at += bytes;
+      piece.catch(() => {}); // awaited in its turn, unless one before it throws
+      coming.push(piece);
+    };
+    while (begun < pieces.length || coming.length > 0) {
+      while (begun < pieces.length && coming.length < AHEAD) begin();
+      yield await coming.shift()!;
     }
+  }
+
+  async #piece(place: number, from: number, length: number, want: string): Promise<Uint8Array<ArrayBuffer>> {
+    const bytes = new Uint8Array(length);
+    await readAll(this.path, this.file, bytes, from);
+    if (hex(await sha256(bytes)) === want) return bytes;
+    throw new FormatError(this.path, `piece ${place} of ${this.pieces.length} is not what was saved (checksum)`);
   }
 
   async close(): Promise<void> {
