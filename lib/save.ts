@@ -15,13 +15,14 @@ const PIECE = 8 << 20;
 export interface Saveable {
   readonly model: LoadedModel;
   readonly policy: Policy;
-  readonly facts: Omit<SessionFacts, "identity">;
+  readonly facts: Omit<SessionFacts, "identity" | "note">;
   /** All that lives on the device, in an order that the facts alone decide. */
   runs(): RowRun[];
 }
 
-export async function save(path: string, session: Saveable): Promise<void> {
-  const facts: SessionFacts = { identity: await identityOf(session.model, session.policy), ...session.facts };
+/** `note`: what JSON can hold; it comes back with the file. */
+export async function save(path: string, session: Saveable, note?: unknown): Promise<void> {
+  const facts: SessionFacts = { identity: await identityOf(session.model, session.policy), ...session.facts, note };
   await writeSaved(path, facts, pieces(session.runs()));
 }
 
