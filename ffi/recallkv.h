@@ -152,7 +152,8 @@ RKV_API int32_t rkv_file(const uint8_t *path, uint32_t bytes);
 RKV_API int32_t rkv_weight(int32_t arena, int32_t file, int64_t offset, int32_t type, int32_t rows, int32_t cols, int32_t rotated);
 
 /* Bundles the weights of one decoder layer.
- *   weights[15]: attnNorm, q, k, v, o, qBias, kBias, vBias, oBias, qNorm, kNorm, ffnNorm, gate, up, down; 0 = the model has none
+ *   weights[15]: attnNorm, q, k, v, o, qBias, kBias, vBias, oBias, qNorm, kNorm, ffnNorm, gate, up, down; 0 = the model has none;
+ *                all 0: a layer for attention alone, which rkv_attn_in, rkv_queries and rkv_attn_out refuse
  *   sizes[5]: heads, kvHeads, headDim, window (0 = none: rows nearer than `window` positions are seen), ropeDim (even, <= headDim)
  *   numbers[3]: norm epsilon, softmax scale, logit soft cap (0 = none)
  * Returns a layer. Errors: RKV_STALE, RKV_SHAPE, RKV_RANGE. */

@@ -79,6 +79,10 @@ const rkv_layer_data *rkv_check_layer(rkv_check *c, int32_t handle) {
   return layer == NULL ? NULL : &layer->data;
 }
 
+void rkv_check_weights(rkv_check *c, const rkv_layer_data *layer) {
+  if (c->code == 0 && layer->attn_norm == NULL) refuse(c, rkv_refuse(RKV_SHAPE, "Cannot %s: layer was made without weights, want those of a model", c->action));
+}
+
 const rkv_model_data *rkv_check_model(rkv_check *c, int32_t handle) {
   rkv_model_object *model = object_of(c, handle, KIND_MODEL, "model");
   return model == NULL ? NULL : &model->data;

@@ -29,6 +29,8 @@ void rkv_check_shape(rkv_check *c, const rkv_view *view, const char *name, int32
 #define SHAPE(c, view, name, ...) \
   rkv_check_shape(c, view, name, (int32_t)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__})
 const rkv_layer_data *rkv_check_layer(rkv_check *c, int32_t handle);
+/* The layer was not made for attention alone. */
+void rkv_check_weights(rkv_check *c, const rkv_layer_data *layer);
 const rkv_model_data *rkv_check_model(rkv_check *c, int32_t handle);
 const rkv_rows_data *rkv_check_rows(rkv_check *c, int32_t handle);
 /* `value` of the thing called `name` lies in [least, most]. */

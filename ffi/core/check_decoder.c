@@ -51,6 +51,7 @@ int32_t rkv_attn_in(int32_t q, int32_t rows, int32_t x, int32_t layer, int32_t r
   a.rows = rkv_check_rows(&c, rows);
   rkv_check_tensor(&c, &a.x, x, "x", F32_ONLY);
   a.layer = rkv_check_layer(&c, layer);
+  rkv_check_weights(&c, a.layer);
   rkv_check_tensor(&c, &a.rotations, rotations, "rotations", F32_ONLY);
   rkv_check_tensor(&c, &a.position, position, "position", I32_ONLY);
   rkv_check_tensor(&c, &a.work, work, "work", F32_ONLY);
@@ -73,6 +74,7 @@ int32_t rkv_queries(int32_t q, int32_t x, int32_t layer, int32_t active, int32_t
   rkv_check_tensor(&c, &a.q, q, "q", F32_ONLY);
   rkv_check_tensor(&c, &a.x, x, "x", F32_ONLY);
   a.layer = rkv_check_layer(&c, layer);
+  rkv_check_weights(&c, a.layer);
   rkv_check_optional(&c, &a.active, active, "active", I32_ONLY);
   rkv_check_tensor(&c, &a.rotations, rotations, "rotations", F32_ONLY);
   rkv_check_tensor(&c, &a.work, work, "work", F32_ONLY);
@@ -94,6 +96,7 @@ int32_t rkv_attn_out(int32_t x, int32_t attended, int32_t layer, int32_t active,
   rkv_check_tensor(&c, &a.x, x, "x", F32_ONLY);
   rkv_check_tensor(&c, &a.attended, attended, "attended", F32_ONLY);
   a.layer = rkv_check_layer(&c, layer);
+  rkv_check_weights(&c, a.layer);
   rkv_check_optional(&c, &a.active, active, "active", I32_ONLY);
   rkv_check_tensor(&c, &a.work, work, "work", F32_ONLY);
   rkv_check_range(&c, "count", count, 1, RKV_OP_ROWS);

@@ -116,6 +116,31 @@ static void need(rkv_check *c, const rkv_weight_data *weight, const char *name) 
   if (c->code == 0 && weight == NULL) c->code = rkv_refuse(RKV_STALE, "Cannot %s: there is no %s, want it", c->action, name);
 }
 
+static void take_weights(rkv_check *c, rkv_layer_data *d, const int32_t *weights) {
+  d->attn_norm = weight_of(c, weights[0], "attnNorm", 1, 0);
+  need(c, d->attn_norm, "attnNorm");
+  d->hidden = c->code == 0 ? d->attn_norm->cols : 0;
+  d->q = weight_of(c, weights[1], "q", d->heads * d->head_dim, d->hidden);
+  d->k = weight_of(c, weights[2], "k", d->kv_heads * d->head_dim, d->hidden);
+  d->v = weight_of(c, weights[3], "v", d->kv_heads * d->head_dim, d->hidden);
+  d->o = weight_of(c, weights[4], "o", d->hidden, d->heads * d->head_dim);
+  d->q_bias = weight_of(c, weights[5], "qBias", 1, d->heads * d->head_dim);
+  d->k_bias = weight_of(c, weights[6], "kBias", 1, d->kv_heads * d->head_dim);
+  d->v_bias = weight_of(c, weights[7], "vBias", 1, d->kv_heads * d->head_dim);
+  d->o_bias = weight_of(c, weights[8], "oBias", 1, d->hidden);
+  d->q_norm = weight_of(c, weights[9], "qNorm", 1, d->head_dim);
+  d->k_norm = weight_of(c, weights[10], "kNorm", 1, d->head_dim);
+  d->ffn_norm = weight_of(c, weights[11], "ffnNorm", 1, d->hidden);
+  d->gate = weight_of(c, weights[12], "gate", 0, d->hidden);
+  need(c, d->gate, "gate");
+  d->intermediate = c->code == 0 ? d->gate->rows : 0;
+  d->up = weight_of(c, weights[13], "up", d->intermediate, d->hidden);
+  d->down = weight_of(c, weights[14], "down", d->hidden, d->intermediate);
+  const struct { const rkv_weight_data *weight; const char *name; } needed[] = {{d->q, "q"}, {d->k, "k"}, {d->v, "v"}, {d->o, "o"},
+                                                                               {d->ffn_norm, "ffnNorm"}, {d->up, "up"}, {d->down, "down"}};
+  for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) need(c, needed[i].weight, needed[i].name);
+}
+
 int32_t rkv_layer(int32_t arena, const int32_t *weights, const int32_t *sizes, const double *numbers) {
   rkv_check c = {.action = "make a layer", .bundles = true};
   c.arena = rkv_handle_get(arena, KIND_ARENA, c.action, "arena");
@@ -131,28 +156,9 @@ int32_t rkv_layer(int32_t arena, const int32_t *weights, const int32_t *sizes, c
   if (c.code != 0) return c.code;
   rkv_layer_data d = {.heads = heads, .kv_heads = kv_heads, .head_dim = dim, .window = sizes[3], .rope_dim = sizes[4],
                       .eps = (float)numbers[0], .scale = (float)numbers[1], .soft_cap = (float)numbers[2]};
-  d.attn_norm = weight_of(&c, weights[0], "attnNorm", 1, 0);
-  need(&c, d.attn_norm, "attnNorm");
-  d.hidden = c.code == 0 ? d.attn_norm->cols : 0;
-  d.q = weight_of(&c, weights[1], "q", heads * dim, d.hidden);
-  d.k = weight_of(&c, weights[2], "k", kv_heads * dim, d.hidden);
-  d.v = weight_of(&c, weights[3], "v", kv_heads * dim, d.hidden);
-  d.o = weight_of(&c, weights[4], "o", d.hidden, heads * dim);
-  d.q_bias = weight_of(&c, weights[5], "qBias", 1, heads * dim);
-  d.k_bias = weight_of(&c, weights[6], "kBias", 1, kv_heads * dim);
-  d.v_bias = weight_of(&c, weights[7], "vBias", 1, kv_heads * dim);
-  d.o_bias = weight_of(&c, weights[8], "oBias", 1, d.hidden);
-  d.q_norm = weight_of(&c, weights[9], "qNorm", 1, dim);
-  d.k_norm = weight_of(&c, weights[10], "kNorm", 1, dim);
-  d.ffn_norm = weight_of(&c, weights[11], "ffnNorm", 1, d.hidden);
-  d.gate = weight_of(&c, weights[12], "gate", 0, d.hidden);
-  need(&c, d.gate, "gate");
-  d.intermediate = c.code == 0 ? d.gate->rows : 0;
-  d.up = weight_of(&c, weights[13], "up", d.intermediate, d.hidden);
-  d.down = weight_of(&c, weights[14], "down", d.hidden, d.intermediate);
-  const struct { const rkv_weight_data *weight; const char *name; } needed[] = {{d.q, "q"}, {d.k, "k"}, {d.v, "v"}, {d.o, "o"},
-                                                                               {d.ffn_norm, "ffnNorm"}, {d.up, "up"}, {d.down, "down"}};
-  for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) need(&c, needed[i].weight, needed[i].name);
+  bool has_weights = false;
+  for (int32_t i = 0; i < 15; i++) has_weights |= weights[i] != 0;
+  if (has_weights) take_weights(&c, &d, weights);
   if (c.code != 0) return c.code;
   rkv_layer_object *layer = calloc(1, sizeof *layer);
   if (layer == NULL) return rkv_refuse(RKV_MEMORY, "Cannot %s: the process is out of memory", c.action);
