@@ -1,7 +1,6 @@
 /** A session: a model, a policy, and the KV rows and step state of one or more slots in one arena. */
 import type { LoadedModel } from "./model.ts";
 import { RecallError } from "./errors.ts";
-import { count } from "./format.ts";
 import { Mark } from "./kv/mark.ts";
 import { emptySlot, type SlotState } from "./kv/slot.ts";
 import { full } from "./policies/full.ts";
