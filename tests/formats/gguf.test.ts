@@ -1,5 +1,5 @@
 // GGUF headers: what a sound one says, and each damaged or hostile one named for what it is.
-import { assertEquals, assertLess, assertRejects } from "@std/assert";
+import { assertEquals, assertRejects } from "@std/assert";
 import { describe, it } from "node:test";
 import { FormatError } from "../../lib/formats/checkpoint.ts";
 import { readGguf } from "../../lib/formats/gguf.ts";
@@ -67,15 +67,13 @@ describe("one GGUF file", () => {
     });
   });
 
-  it("with a vocabulary of 128k tokens and a header beyond the first read takes well under a second", async () => {
+  it("keeps a vocabulary of 128k tokens, whose header goes beyond the first read", async () => {
     const words = Array.from({ length: 128_000 }, (_, i) => `Ġtoken number ${i}`);
     const path = files.file(
       "large.gguf",
       ggufFile({ metadata: [["tokens", value.strings(words)], ["merges", value.strings([...words, ...words])]] }),
     );
-    const began = performance.now();
     const { metadata } = await readGguf(path);
-    assertLess(performance.now() - began, 1000);
     assertEquals(metadata.get("tokens"), words);
     assertEquals((metadata.get("merges") as string[]).length, 256_000);
   });
