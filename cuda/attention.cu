@@ -3,50 +3,10 @@
  * What a head attends is a list of places: sink, index, tail, one after another. It is cut into pieces; each makes a partial softmax (sum of
  * values, largest logit, sum of probabilities), and these are merged in piece order. How it is cut depends on the slot's own length alone. */
 #include "common.cuh"
+#include "plan.cuh"
 
-#define TILE 64              /* rows at a time: eight for each group of 16 lanes */
+#define TILE 64 /* rows at a time: eight for each group of 16 lanes */
 #define GROUPS (RKV_ATTEND_THREADS / 16)
-
-typedef struct {
-  int slot, kv_head, head, heads;      /* query heads [head, head + heads) */
-  int sink, chosen, tail, tail_begin;  /* places of each source; the first row of the tail */
-  int pieces, piece_rows, row_end, newest;
-  const int *index, *position;
-} plan;
-
-DEVICE int is_per_head(const rkv_attend_args &a, const rkv_layer_data &layer) { return a.index.data && a.index.shape[1] != layer.kv_heads; }
-
-DEVICE plan plan_of(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_layer_data &layer, int slot, int unit) {
-  const int group = layer.heads / layer.kv_heads, per_head = is_per_head(a, layer), limit = ceil_div(kv.capacity, RKV_PIECE) + 2;
-  plan p;
-  p.slot = slot;
-  p.kv_head = per_head ? unit / group : unit;
-  p.head = per_head ? unit : unit * group;
-  p.heads = per_head ? 1 : group;
-  p.row_end = kv.row_end[slot];
-  p.sink = most(0, least(a.sink, p.row_end));
-  p.tail_begin = most(most(kv.tail_begin[slot], a.sink), 0);
-  p.tail = most(0, p.row_end - p.tail_begin);
-  p.chosen = a.index.data ? a.index.shape[2] : 0;
-  p.index = (const int *)a.index.data + ((int64_t)slot * a.index.shape[1] + unit) * p.chosen;
-  p.position = kv.position + ((int64_t)slot * kv.kv_heads + p.kv_head) * kv.capacity;
-  p.newest = p.row_end > 0 ? p.position[p.row_end - 1] : 0;
-  const int64_t places = (int64_t)p.sink + p.chosen + p.tail;
-  p.piece_rows = most(1, ceil_div(ceil_div(places, limit), TILE)) * TILE;
-  p.pieces = ceil_div(places, p.piece_rows);
-  return p;
-}
-
-/* The row at a place, or -1. */
-DEVICE int row_at(const plan &p, int window, int place) {
-  if (place < p.sink) return place;
-  if (place < p.sink + p.chosen) {
-    const int row = p.index[place - p.sink];
-    return row >= 0 && row < p.row_end ? row : -1;
-  }
-  const int row = p.tail_begin + (place - p.sink - p.chosen);
-  return row < p.row_end && (window <= 0 || p.newest - p.position[row] < window) ? row : -1;
-}
 
 /* `H` heads from `head` on over a piece. 128 * CHUNKS >= headDim. shared: q [H][128 * CHUNKS], sums [GROUPS][H][128 * CHUNKS]. */
 template <int DTYPE, int H, int CHUNKS>
@@ -161,6 +121,7 @@ DEVICE void attend_piece(const rkv_attend_args &a, const rkv_rows_data &kv, cons
 /* grid: pieces, units, slots. */
 KERNEL __launch_bounds__(RKV_ATTEND_THREADS) kernel_attend(const __grid_constant__ rkv_attend_args a, const __grid_constant__ rkv_rows_data kv,
                                                         const __grid_constant__ rkv_layer_data layer) {
+  begin();
   extern __shared__ float shared[];
   const int slot = blockIdx.z;
   if (!kv.active[slot]) return;
@@ -190,52 +151,56 @@ DEVICE void merge(float *attended, float *lse, const float *partials, int pieces
   const float own = before == -INFINITE ? 0 : expf(before - top), total = block_sum(sum, shared) + own, inverse = total == 0 ? 0 : 1 / total;
   for (int d = THREAD; d < dim; d += THREADS) {
     float x = own == 0 ? 0 : attended[d] * own;
-    for (int i = 0; i < pieces; i++)
-      if (weights[i] != 0) x = fmaf(weights[i], partials[i * (int64_t)(dim + 2) + d], x);
+#pragma unroll 8
+    for (int i = 0; i < pieces; i++) x = fmaf(weights[i], partials[i * (int64_t)(dim + 2) + d], x);
     attended[d] = x * inverse;
   }
   __syncthreads();
   if (THREAD == 0 && lse) *lse = total == 0 ? -INFINITE : top + logf(total);
 }
 
-/* Adds the rows that this step read to the slot's counters; integers, so the order of adding is no matter. */
-DEVICE void count_rows(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_layer_data &layer, int slot, int *shared) {
-  const int units = is_per_head(a, layer) ? layer.heads : layer.kv_heads, share = units / layer.kv_heads;
+/* Rows of units [first, end) of a slot that its step read. */
+DEVICE void count_rows(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_layer_data &layer, int slot, int first, int end, int *shared) {
+  const int units = is_per_head(a, layer) ? layer.heads : layer.kv_heads, share = units / layer.kv_heads, n = end - first;
   int chosen = 0, tail = 0;
-  const plan first = plan_of(a, kv, layer, slot, 0);
-  for (int64_t i = THREAD; i < (int64_t)units * first.chosen; i += THREADS) chosen += first.index[i] >= 0 && first.index[i] < first.row_end;
-  if (layer.window > 0)
-    for (int u = 0; u < units; u++) {
-      const plan p = plan_of(a, kv, layer, slot, u);
-      for (int i = THREAD; i < p.tail; i += THREADS) tail += row_at(p, layer.window, p.sink + p.chosen + i) >= 0;
-    }
+  const plan p = plan_of(a, kv, layer, slot, first);
+#pragma unroll 4
+  for (int64_t i = THREAD; i < (int64_t)n * p.chosen; i += THREADS) chosen += p.index[i] >= 0 && p.index[i] < p.row_end;
+  for (int u = first; u < end && layer.window > 0; u++) {
+    const plan one = plan_of(a, kv, layer, slot, u);
+    for (int i = THREAD; i < one.tail; i += THREADS) tail += row_at(one, layer.window, one.sink + one.chosen + i) >= 0;
+  }
   chosen = block_sum_int(chosen, shared);
-  tail = block_sum_int(tail, shared);
+  tail = layer.window > 0 ? block_sum_int(tail, shared) : p.tail * n;
   if (THREAD != 0) return;
-  int64_t *counters = kv.attended + (int64_t)slot * 4;
-  counters[0] += (int64_t)first.sink * units / share;
-  counters[1] += chosen / share;
-  counters[2] += layer.window > 0 ? tail / share : (int64_t)first.tail * units / share;
+  unsigned long long *counters = (unsigned long long *)kv.attended + (int64_t)slot * 4; /* integers: the order of adding is no matter */
+  atomicAdd(counters, (unsigned long long)((int64_t)p.sink * n / share));
+  atomicAdd(counters + 1, (unsigned long long)(chosen / share));
+  atomicAdd(counters + 2, (unsigned long long)(tail / share));
 }
 
 /* grid: heads, slots. */
 KERNEL kernel_attend_merge(const __grid_constant__ rkv_attend_args a, const __grid_constant__ rkv_rows_data kv, const __grid_constant__ rkv_layer_data layer) {
+  begin();
   extern __shared__ float weights[];
   __shared__ float shared[32];
   __shared__ int counts[32];
-  const int head = blockIdx.x, slot = blockIdx.y, dim = layer.head_dim, limit = ceil_div(kv.capacity, RKV_PIECE) + 2;
+  const int head = blockIdx.x, slot = blockIdx.y, dim = layer.head_dim, limit = least(RKV_PIECES, ceil_div(kv.capacity, RKV_PIECE) + 2);
   if (!kv.active[slot]) return;
   const plan p = plan_of(a, kv, layer, slot, is_per_head(a, layer) ? head : head / (layer.heads / layer.kv_heads));
   const int64_t row = (int64_t)slot * layer.heads + head;
   merge((float *)a.attended.data + row * dim, a.lse.data ? (float *)a.lse.data + row : NULL, (const float *)a.work.data + row * limit * (dim + 2), p.pieces, dim, 0, weights,
         shared);
-  if (head == 0) count_rows(a, kv, layer, slot, counts);
+  const int group = layer.heads / layer.kv_heads;
+  if (!is_per_head(a, layer) && head % group == 0) count_rows(a, kv, layer, slot, head / group, head / group + 1, counts);
+  else if (is_per_head(a, layer) && head == 0) count_rows(a, kv, layer, slot, 0, layer.heads, counts); /* a share of the sum over heads */
 }
 
 /* ---- the fourth source: clusters that were not chosen enter as one row each. grid: pieces, heads, slots ---- */
 
 KERNEL __launch_bounds__(RKV_ATTEND_THREADS) kernel_estimates(const __grid_constant__ rkv_attend_estimates_args a, const __grid_constant__ rkv_rows_data kv,
                                                            const __grid_constant__ rkv_layer_data layer) {
+  begin();
   __shared__ float s[RKV_PIECE], shared[32];
   const int piece = blockIdx.x, head = blockIdx.y, slot = blockIdx.z, dim = layer.head_dim, all = a.centroids.shape[2], n = a.bias.shape[1];
   if (!kv.active[slot]) return;
@@ -270,6 +235,7 @@ KERNEL __launch_bounds__(RKV_ATTEND_THREADS) kernel_estimates(const __grid_const
 }
 
 KERNEL kernel_estimates_merge(const __grid_constant__ rkv_attend_estimates_args a, const __grid_constant__ rkv_rows_data kv, const __grid_constant__ rkv_layer_data layer) {
+  begin();
   extern __shared__ float weights[];
   __shared__ float shared[32];
   __shared__ int counts[32];
@@ -291,6 +257,7 @@ KERNEL kernel_estimates_merge(const __grid_constant__ rkv_attend_estimates_args 
 
 KERNEL __launch_bounds__(MASS_ROWS) kernel_mass(const __grid_constant__ rkv_attention_mass_args a, const __grid_constant__ rkv_rows_data kv,
                                              const __grid_constant__ rkv_layer_data layer) {
+  begin();
   extern __shared__ float q[];
   const int is_step = a.slot == RKV_STEP, slot = is_step ? blockIdx.z : a.slot, units = a.mass.shape[1], unit = blockIdx.y, dim = layer.head_dim, dtype = kv.keys.dtype;
   if (is_step && !kv.active[slot]) return;
@@ -335,6 +302,7 @@ KERNEL __launch_bounds__(MASS_ROWS) kernel_mass(const __grid_constant__ rkv_atte
 }
 
 KERNEL kernel_mass_rates(const __grid_constant__ rkv_mass_rates_args a, const __grid_constant__ rkv_rows_data kv) {
+  begin();
   const int units = a.mass.shape[1], unit = blockIdx.y, slot = a.slot == RKV_STEP ? blockIdx.z : a.slot, row = blockIdx.x * THREADS + THREAD;
   if ((a.slot == RKV_STEP && !kv.active[slot]) || row >= kv.row_end[slot]) return;
   const int *position = kv.position + ((int64_t)slot * kv.kv_heads + unit / (units / kv.kv_heads)) * kv.capacity;

@@ -18,7 +18,9 @@ static const struct { const char *name; int32_t module; } kernels[RKV_KERNEL_COU
 
 void rkv_launch(rkv_cuda *c, rkv_kernel_id kernel, uint64_t x, uint32_t y, uint32_t z, uint32_t threads, uint32_t shared, void **parameters) {
   if (c->result != 0 || x == 0 || y == 0 || z == 0) return;
-  c->result = cuLaunchKernel(c->functions[kernel], (unsigned)x, y, z, threads, 1, 1, shared, c->stream, parameters, NULL);
+  CUattribute overlap = {.id = RKV_CU_OVERLAP, .value = 1};
+  const CUconfig config = {{(unsigned)x, y, z}, {threads, 1, 1}, shared, c->stream, &overlap, c->capability >= 90};
+  c->result = cuLaunchKernelEx(&config, c->functions[kernel], parameters, NULL);
 }
 
 static int32_t run(void *state, rkv_arena_object *arena, int32_t op, const void *args) {

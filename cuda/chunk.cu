@@ -87,6 +87,7 @@ DEVICE void chunk(const rkv_attend_chunk_args &a, const rkv_rows_data &kv, const
 /* grid: blocks of queries, heads. */
 KERNEL __launch_bounds__(QUERIES * LANES) kernel_attend_chunk(const __grid_constant__ rkv_attend_chunk_args a, const __grid_constant__ rkv_rows_data kv,
                                                            const __grid_constant__ rkv_layer_data layer) {
+  begin();
   extern __shared__ float shared[];
   if (layer.head_dim <= 64) chunk<8>(a, kv, layer, shared);
   else if (layer.head_dim <= 128) chunk<16>(a, kv, layer, shared);

@@ -15,6 +15,7 @@ DEVICE int is_at_rest(const rkv_view &moved, const rkv_run &run, int head) { ret
 
 /* grid: clusters, heads. */
 KERNEL kernel_seed_centroids(const __grid_constant__ rkv_seed_centroids_args a) {
+  begin();
   const rkv_run &run = a.run;
   const int c = blockIdx.x, head = blockIdx.y, dim = a.keys.shape[3];
   const int64_t row = run.begin + (2 * (int64_t)c + 1) * run.rows / (2 * (int64_t)run.clusters);
@@ -28,6 +29,7 @@ KERNEL kernel_seed_centroids(const __grid_constant__ rkv_seed_centroids_args a) 
 
 /* work[head, cluster] = 1 / |centroid|; 0 where it has no length: that counts as cosine 0. A warp per cluster. grid: clusters / warps, heads. */
 KERNEL kernel_centroid_lengths(const __grid_constant__ rkv_assign_args a) {
+  begin();
   const rkv_run &run = a.run;
   const int c = blockIdx.x * WARPS + WARP, head = blockIdx.y, dim = a.keys.shape[3];
   if (c >= run.clusters || is_at_rest(a.moved, run, head)) return;
@@ -43,6 +45,7 @@ KERNEL kernel_centroid_lengths(const __grid_constant__ rkv_assign_args a) {
 #define DEPTH 16
 
 KERNEL __launch_bounds__(256) kernel_assign(const __grid_constant__ rkv_assign_args a) {
+  begin();
   __shared__ float ks[DEPTH][KEYS + 4], cs[DEPTH][CENTROIDS + 4];
   __shared__ int any[32];
   const rkv_run &run = a.run;
@@ -109,6 +112,7 @@ KERNEL __launch_bounds__(256) kernel_assign(const __grid_constant__ rkv_assign_a
 
 /* moved = whether a label changed; `clear`: before the assignment. A thread per head. */
 KERNEL kernel_moved(const __grid_constant__ rkv_assign_args a, int clear) {
+  begin();
   const rkv_run &run = a.run;
   const int heads = a.keys.shape[1];
   for (int head = THREAD; head < heads; head += THREADS) {
@@ -123,6 +127,7 @@ KERNEL kernel_moved(const __grid_constant__ rkv_assign_args a, int clear) {
 DEVICE int label_at(const int *labels, int i, int clusters) { return (unsigned)labels[i] < (unsigned)clusters ? labels[i] : 0; }
 
 KERNEL kernel_group_count(const __grid_constant__ rkv_group_args a) {
+  begin();
   const rkv_run &run = a.run;
   const int c = blockIdx.x * WARPS + WARP, head = blockIdx.y;
   if (c >= run.clusters || is_at_rest(a.moved, run, head)) return;
@@ -135,6 +140,7 @@ KERNEL kernel_group_count(const __grid_constant__ rkv_group_args a) {
 
 /* Counts to places. A block per head. */
 KERNEL kernel_group_scan(const __grid_constant__ rkv_group_args a) {
+  begin();
   __shared__ int shared[33];
   const rkv_run &run = a.run;
   const int head = blockIdx.x;
@@ -151,6 +157,7 @@ KERNEL kernel_group_scan(const __grid_constant__ rkv_group_args a) {
 }
 
 KERNEL kernel_group_place(const __grid_constant__ rkv_group_args a) {
+  begin();
   const rkv_run &run = a.run;
   const int c = blockIdx.x * WARPS + WARP, head = blockIdx.y;
   if (c >= run.clusters || is_at_rest(a.moved, run, head)) return;
@@ -168,6 +175,7 @@ KERNEL kernel_group_place(const __grid_constant__ rkv_group_args a) {
  * left over: the mean of equal keys is then that key to the bit. grid: clusters, heads ---- */
 
 KERNEL kernel_centroid_means(const __grid_constant__ rkv_centroid_means_args a) {
+  begin();
   const rkv_run &run = a.run;
   const int c = blockIdx.x, head = blockIdx.y, dim = a.keys.shape[3], dtype = a.keys.dtype;
   if (is_at_rest(a.moved, run, head)) return;
@@ -195,6 +203,7 @@ KERNEL kernel_centroid_means(const __grid_constant__ rkv_centroid_means_args a) 
 
 /* A warp per member. grid: clusters, heads. */
 KERNEL kernel_radius(const __grid_constant__ rkv_radius_args a) {
+  begin();
   __shared__ float shared[32];
   const rkv_run &run = a.run;
   const int c = blockIdx.x, head = blockIdx.y, dim = a.keys.shape[3], dtype = a.keys.dtype;
@@ -239,5 +248,5 @@ DEVICE void permute(const rkv_permute_rows_args &a, int is_back) {
   if (is_back) move_bytes(rows + i * bytes, work, bytes);
   else move_bytes(work, rows + (from < (unsigned)run.rows ? from : i) * bytes, bytes);
 }
-KERNEL kernel_permute(const __grid_constant__ rkv_permute_rows_args a) { permute(a, 0); }
-KERNEL kernel_permute_back(const __grid_constant__ rkv_permute_rows_args a) { permute(a, 1); }
+KERNEL kernel_permute(const __grid_constant__ rkv_permute_rows_args a) { begin(); permute(a, 0); }
+KERNEL kernel_permute_back(const __grid_constant__ rkv_permute_rows_args a) { begin(); permute(a, 1); }

@@ -17,6 +17,15 @@
 #define THREADS ((int)blockDim.x)
 #define THREAD ((int)threadIdx.x)
 
+/* A kernel may be started while the one before it ends (Hopper and later). Every kernel calls this before it reads what others wrote: from here
+ * on all that came before is done. What follows may be started now: it will wait in its turn. */
+DEVICE void begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 DEVICE int least(int a, int b) { return a < b ? a : b; }
 DEVICE int most(int a, int b) { return a > b ? a : b; }
 DEVICE int ceil_div(int64_t a, int b) { return (int)((a + b - 1) / b); }

@@ -3,6 +3,7 @@
 
 /* Angles in f64: at position 100,000 an f32 angle would be off by 0.004. */
 KERNEL kernel_rotations(const __grid_constant__ rkv_rotations_args a) {
+  begin();
   const int half = a.frequencies.shape[0];
   const int64_t i = (int64_t)blockIdx.x * THREADS + THREAD;
   if (i >= (int64_t)a.count * half) return;
@@ -51,6 +52,7 @@ DEVICE float weight_at(int type, const unsigned char *row, int k) {
 }
 
 KERNEL kernel_embed(const __grid_constant__ rkv_embed_args a, const unsigned char *table, int64_t stride, int type, int vocab, int hidden) {
+  begin();
   const int row = blockIdx.x;
   if (a.active.data && !((const int *)a.active.data)[row]) return;
   const int token = ((const int *)a.token.data)[row], is_known = token >= 0 && token < vocab;
@@ -60,6 +62,7 @@ KERNEL kernel_embed(const __grid_constant__ rkv_embed_args a, const unsigned cha
 
 /* to = x / sqrt(mean(x^2) + eps) * weight. Source: RMSNorm (arXiv 1910.07467). */
 KERNEL kernel_norm(float *to, const float *x, const float *weight, const int *active, int width, float eps) {
+  begin();
   __shared__ float shared[32];
   const int row = blockIdx.x;
   if (active && !active[row]) return;
@@ -93,10 +96,11 @@ DEVICE void finish_head(float *head, const float *x, const float *bias, const fl
   __syncwarp();
 }
 
-/* q in place; k and v from work to the KV rows. A block has one row of x. `kv.keys.data` NULL: only the queries are wanted. */
+/* q in place; k and v from work to the KV rows. A block has eight heads of one row of x: grid rows, heads / 8. `kv.keys.data` NULL: only the queries are wanted. */
 KERNEL kernel_finish(float *q, const float *k, const float *v, const __grid_constant__ rkv_rows_data kv, const __grid_constant__ rkv_layer_data layer,
                   const __grid_constant__ rkv_view rotations, const int *position, const int *active, int slot, const float *q_bias, const float *k_bias,
                   const float *v_bias, const float *q_norm, const float *k_norm, int *fault) {
+  begin();
   extern __shared__ float heads[];
   const int row = blockIdx.x, dim = layer.head_dim, all = layer.heads + (kv.keys.data ? 2 * layer.kv_heads : 0);
   if (active && !active[row]) return;
@@ -104,28 +108,28 @@ KERNEL kernel_finish(float *q, const float *k, const float *v, const __grid_cons
   const int64_t to = !kv.keys.data ? 0 : is_step ? kv.row_end[to_slot] : (int64_t)kv.row_end[to_slot] + row;
   const float *rotation = layer.rope_dim ? (const float *)rotations.data + (int64_t)row * layer.rope_dim : NULL;
   float *head = heads + WARP * dim;
-  for (int h = WARP; h < all; h += WARPS) {
-    __syncwarp();
-    if (h < layer.heads) {
-      float *x = q + ((int64_t)row * layer.heads + h) * dim;
-      finish_head(head, x, q_bias ? q_bias + h * dim : NULL, q_norm, rotation, layer);
-      for (int d = LANE; d < dim; d += 32) x[d] = head[d];
-      continue;
-    }
-    if (to >= kv.capacity) continue;
-    const int is_value = h >= layer.heads + layer.kv_heads, g = h - layer.heads - (is_value ? layer.kv_heads : 0);
-    const int64_t from = ((int64_t)row * layer.kv_heads + g) * dim, place = ((int64_t)to_slot * layer.kv_heads + g) * kv.capacity + to;
-    const rkv_view &rows = is_value ? kv.values : kv.keys;
-    if (is_value) finish_head(head, v + from, v_bias ? v_bias + g * dim : NULL, NULL, NULL, layer);
-    else finish_head(head, k + from, k_bias ? k_bias + g * dim : NULL, k_norm, rotation, layer);
-    put_row(rows.dtype, (char *)rows.data + place * row_bytes(rows.dtype, dim), head, dim);
-    if (!is_value && LANE == 0) kv.position[place] = position[row];
-  }
+  const int h = blockIdx.y * WARPS + WARP;
   if (to >= kv.capacity && kv.keys.data && THREAD == 0) *(volatile int *)fault = 1;
+  if (h >= all) return;
+  if (h < layer.heads) {
+    float *x = q + ((int64_t)row * layer.heads + h) * dim;
+    finish_head(head, x, q_bias ? q_bias + h * dim : NULL, q_norm, rotation, layer);
+    for (int d = LANE; d < dim; d += 32) x[d] = head[d];
+    return;
+  }
+  if (to >= kv.capacity) return;
+  const int is_value = h >= layer.heads + layer.kv_heads, g = h - layer.heads - (is_value ? layer.kv_heads : 0);
+  const int64_t from = ((int64_t)row * layer.kv_heads + g) * dim, place = ((int64_t)to_slot * layer.kv_heads + g) * kv.capacity + to;
+  const rkv_view &rows = is_value ? kv.values : kv.keys;
+  if (is_value) finish_head(head, v + from, v_bias ? v_bias + g * dim : NULL, NULL, NULL, layer);
+  else finish_head(head, k + from, k_bias ? k_bias + g * dim : NULL, k_norm, rotation, layer);
+  put_row(rows.dtype, (char *)rows.data + place * row_bytes(rows.dtype, dim), head, dim);
+  if (!is_value && LANE == 0) kv.position[place] = position[row];
 }
 
 /* rowEnd moves on by what was appended. */
 KERNEL kernel_move_row_end(const __grid_constant__ rkv_rows_data kv, int slot, int count) {
+  begin();
   for (int s = THREAD; s < kv.slots; s += THREADS) {
     const int more = slot == s ? count : slot == RKV_STEP && s < count && kv.active[s] ? 1 : 0;
     kv.row_end[s] += least(more, most(0, kv.capacity - kv.row_end[s]));
@@ -133,5 +137,6 @@ KERNEL kernel_move_row_end(const __grid_constant__ rkv_rows_data kv, int slot, i
 }
 
 KERNEL kernel_advance(int *position, const int *active, int slots) {
+  begin();
   for (int s = THREAD; s < slots; s += THREADS) position[s] += active[s] != 0;
 }

@@ -27,7 +27,11 @@ typedef struct {
 } CUmemProp;
 typedef struct { CUmemLocation location; int flags; } CUmemAccess; /* flags 3: read and write */
 
+typedef struct { int id; char pad[4]; int value; char rest[60]; } CUattribute;
+typedef struct { unsigned grid[3], block[3], shared; CUstream stream; CUattribute *attributes; unsigned count; } CUconfig;
+
 #define RKV_CU_OUT_OF_MEMORY 2
+#define RKV_CU_OVERLAP 6         /* of a launch: it may begin while the one before it ends */
 #define RKV_CU_NON_BLOCKING 1    /* of a stream: it does not wait for the legacy stream */
 #define RKV_CU_NO_TIMING 2       /* of an event */
 #define RKV_CU_MAPPED 3          /* of host memory: portable, and the device sees it */
@@ -49,7 +53,7 @@ typedef struct { CUmemLocation location; int flags; } CUmemAccess; /* flags 3: r
   X(cuMemHostAlloc, (void **, size_t, unsigned)) X(cuMemFreeHost, (void *)) X(cuMemAlloc_v2, (CUdeviceptr *, size_t)) X(cuMemFree_v2, (CUdeviceptr)) \
   X(cuMemcpyHtoDAsync_v2, (CUdeviceptr, const void *, size_t, CUstream)) X(cuMemcpyDtoHAsync_v2, (void *, CUdeviceptr, size_t, CUstream)) \
   X(cuMemcpyDtoDAsync_v2, (CUdeviceptr, CUdeviceptr, size_t, CUstream)) X(cuMemsetD8Async, (CUdeviceptr, unsigned char, size_t, CUstream)) \
-  X(cuLaunchKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream, void **, void **)) \
+  X(cuLaunchKernelEx, (const CUconfig *, CUfunction, void **, void **))                                                           \
   X(cuStreamBeginCapture_v2, (CUstream, int)) X(cuStreamEndCapture, (CUstream, CUgraph *)) X(cuGraphDestroy, (CUgraph))           \
   X(cuGraphInstantiateWithFlags, (CUgraphExec *, CUgraph, unsigned long long)) X(cuGraphExecDestroy, (CUgraphExec)) X(cuGraphLaunch, (CUgraphExec, CUstream))
 

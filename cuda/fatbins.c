@@ -11,6 +11,9 @@ RKV_MODULE_NAMES(X)
 FATBIN rkv_fatbin_linear[] = {
 #embed "linear.fatbin"
 };
+FATBIN rkv_fatbin_step[] = {
+#embed "step.fatbin"
+};
 FATBIN rkv_fatbin_tensor[] = {
 #embed "tensor.fatbin"
 };
@@ -19,6 +22,9 @@ FATBIN rkv_fatbin_decoder[] = {
 };
 FATBIN rkv_fatbin_attention[] = {
 #embed "attention.fatbin"
+};
+FATBIN rkv_fatbin_decode[] = {
+#embed "decode.fatbin"
 };
 FATBIN rkv_fatbin_chunk[] = {
 #embed "chunk.fatbin"

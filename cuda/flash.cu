@@ -140,6 +140,7 @@ DEVICE void flash(const rkv_attend_chunk_args &a, const rkv_rows_data &kv, const
 #define FLASH(name, dtype, dim)                                                                                                                    \
   KERNEL __launch_bounds__(256, 1) kernel_flash_##name(const __grid_constant__ rkv_attend_chunk_args a, const __grid_constant__ rkv_rows_data kv, \
                                                        const __grid_constant__ rkv_layer_data layer) {                                             \
+    begin();                                                                                                                                       \
     flash<dtype, dim>(a, kv, layer);                                                                                                               \
   }
 FLASH(bf16_64, RKV_BF16, 64)

@@ -4,6 +4,7 @@
 
 /* grid: rows of [begin, end), rows of pooled. */
 KERNEL kernel_pool_scores(const __grid_constant__ rkv_pool_scores_args a) {
+  begin();
   const int capacity = a.scores.shape[2], share = a.scores.shape[1] / a.pooled.shape[1], row = blockIdx.y, i = a.begin + blockIdx.x * THREADS + THREAD;
   if (i >= a.end) return;
   const float *scores = (const float *)a.scores.data + ((int64_t)a.slot * a.scores.shape[1] + (int64_t)row * share) * capacity;
@@ -21,6 +22,7 @@ KERNEL kernel_pool_scores(const __grid_constant__ rkv_pool_scores_args a) {
 
 /* A block per row of scores. What is no number comes last, but counts: it is taken in row order when the numbers are not enough. */
 KERNEL __launch_bounds__(1024) kernel_keep(const __grid_constant__ rkv_keep_args a) {
+  begin();
   __shared__ unsigned digits[RKV_DIGITS];
   __shared__ int shared[34];
   const int n = a.keep.shape[1], k = a.keep.shape[2], row = blockIdx.x, width = a.end - a.begin;
@@ -57,6 +59,7 @@ typedef struct { char *rows; int64_t plane, stride, bytes; } moved_rows; /* plan
 
 /* grid: columns, heads; BATCH warps. keep[heads or 1][k]. */
 KERNEL __launch_bounds__(32 * BATCH) kernel_move_rows(const __grid_constant__ moved_rows m, const int *keep, int k, int keep_heads, const int *row_end_of, int rows, int count) {
+  begin();
   const int head = blockIdx.y, row_end = row_end_of ? *row_end_of : rows;
   const int64_t column = (int64_t)blockIdx.x * COLUMN, bytes = m.bytes - column < COLUMN ? m.bytes - column : COLUMN;
   char *base = m.rows + head * m.plane + column;
@@ -94,11 +97,13 @@ KERNEL __launch_bounds__(32 * BATCH) kernel_move_rows(const __grid_constant__ mo
 
 /* What came along is 0 behind the kept rows. grid: rows, heads. */
 KERNEL kernel_clear_moved(float *also, int capacity, const int *row_end, int count) {
+  begin();
   const int row = least(count, *row_end) + blockIdx.x * THREADS + THREAD;
   if (row < *row_end) also[(int64_t)blockIdx.y * capacity + row] = 0;
 }
 
 KERNEL kernel_cut_rows(int *row_end, int *tail_begin, int count) {
+  begin();
   *row_end = least(*row_end, count);
   *tail_begin = least(*tail_begin, count);
 }
@@ -108,6 +113,7 @@ KERNEL kernel_cut_rows(int *row_end, int *tail_begin, int count) {
 DEVICE int is_full(const rkv_evict_args &a, const rkv_rows_data &kv, int slot) { return kv.active[slot] && kv.row_end[slot] > a.budget; }
 
 KERNEL __launch_bounds__(256) kernel_evict(const __grid_constant__ rkv_evict_args a, const __grid_constant__ rkv_rows_data kv) {
+  begin();
   __shared__ unsigned long long worst[8];
   const int head = blockIdx.x, slot = blockIdx.y, newest = kv.row_end[slot] - 1;
   if (!is_full(a, kv, slot)) return;
@@ -144,6 +150,7 @@ KERNEL __launch_bounds__(256) kernel_evict(const __grid_constant__ rkv_evict_arg
 }
 
 KERNEL kernel_evicted(const __grid_constant__ rkv_evict_args a, const __grid_constant__ rkv_rows_data kv) {
+  begin();
   for (int slot = THREAD; slot < kv.slots; slot += THREADS)
     if (is_full(a, kv, slot)) {
       kv.row_end[slot]--;

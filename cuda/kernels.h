@@ -4,15 +4,17 @@
 #include <stdint.h>
 
 /* Modules: cuda/<name>.cu, one fatbin each. */
-#define RKV_MODULE_NAMES(X) X(linear) X(tensor) X(decoder) X(attention) X(chunk) X(flash) X(cluster) X(select) X(keep) X(latent) X(sample)
+#define RKV_MODULE_NAMES(X) X(linear) X(step) X(tensor) X(decoder) X(attention) X(decode) X(chunk) X(flash) X(cluster) X(select) X(keep) X(latent) X(sample)
 
 /* X(module, name): kernel_<name>. */
 #define RKV_KERNELS(X) \
   X(linear, pack_vector) X(linear, few_f32) X(linear, few_f16) X(linear, few_bf16) X(linear, few_quant) \
   X(linear, many_f32) X(linear, many_f16) X(linear, many_bf16) X(linear, many_quant) X(linear, unpack) \
+  X(step, step_bf16) X(step, step_gated_bf16) X(step, step_f16) X(step, step_gated_f16) \
   X(tensor, tensor_bf16) X(tensor, tensor_f16) X(tensor, norm_halves) X(tensor, to_halves) \
   X(decoder, rotations) X(decoder, embed) X(decoder, norm) X(decoder, finish) X(decoder, move_row_end) X(decoder, advance) \
   X(attention, attend) X(attention, attend_merge) X(attention, estimates) X(attention, estimates_merge) X(attention, mass) X(attention, mass_rates) \
+  X(decode, decode_bf16_64) X(decode, decode_bf16_128) X(decode, decode_f16_64) X(decode, decode_f16_128) \
   X(chunk, attend_chunk) X(flash, flash_bf16_64) X(flash, flash_bf16_128) X(flash, flash_f16_64) X(flash, flash_f16_128) \
   X(cluster, seed_centroids) X(cluster, centroid_lengths) X(cluster, assign) X(cluster, moved) X(cluster, group_count) X(cluster, group_scan) \
   X(cluster, group_place) X(cluster, centroid_means) X(cluster, radius) X(cluster, permute) X(cluster, permute_back) \
@@ -76,6 +78,7 @@ typedef struct {
 #define RKV_FEW_WARPS 4   /* output rows of a block of `few` */
 #define RKV_MANY 64       /* rows and columns of a block of `many` */
 
+#define RKV_PIECES 32     /* of a unit of decode attention, at most: eight KV heads then fill every multiprocessor twice, more slots make more */
 #define RKV_ATTEND_THREADS 128
 #define RKV_CHUNK_QUERIES 16
 #define RKV_CHUNK_KEYS 32

@@ -29,6 +29,7 @@ DEVICE void project(float *to, const float *x, const float *basis, int width, in
 
 /* grid: rows, units. shared: key [share * dim], latent [r]. */
 KERNEL kernel_project_rows(const __grid_constant__ rkv_project_rows_args a, const __grid_constant__ rkv_rows_data kv) {
+  begin();
   extern __shared__ float key[];
   const int i = blockIdx.x, unit = blockIdx.y, is_step = a.slot == RKV_STEP, slot = is_step ? i : a.slot, units = a.latents.shape[1];
   const int share = kv.kv_heads / units, dim = kv.head_dim, r = a.latents.shape[3];
@@ -66,6 +67,7 @@ DEVICE void project_query(const rkv_latent_scores_args &a, const rkv_rows_data &
 
 /* grid: rows of scores, slots. shared: q [dim], latent [r]. */
 KERNEL __launch_bounds__(1024) kernel_latent_scores(const __grid_constant__ rkv_latent_scores_args a, const __grid_constant__ rkv_rows_data kv) {
+  begin();
   extern __shared__ float q[];
   __shared__ float shared[32];
   const int n = a.scores.shape[1], heads = a.q.shape[1], row = blockIdx.x, slot = blockIdx.y, queries = heads / n, units = a.latents.shape[1];
@@ -105,6 +107,7 @@ KERNEL __launch_bounds__(1024) kernel_latent_scores(const __grid_constant__ rkv_
 
 /* A block per slot, a warp per head. */
 KERNEL kernel_trim_index(const __grid_constant__ rkv_trim_index_args a) {
+  begin();
   __shared__ int shared[32];
   const int slot = blockIdx.x, n = a.index.shape[1], budget = a.index.shape[2], width = a.scores.shape[2];
   if (!((const int *)a.active.data)[slot]) return;
@@ -128,6 +131,7 @@ KERNEL kernel_trim_index(const __grid_constant__ rkv_trim_index_args a) {
 
 /* grid: rows of the index, units, slots. shared: latent [r], key [share * dim]. */
 KERNEL kernel_reconstruct(const __grid_constant__ rkv_reconstruct_args a, const __grid_constant__ rkv_rows_data kv) {
+  begin();
   extern __shared__ float latent[];
   const int i = blockIdx.x, unit = blockIdx.y, slot = blockIdx.z, units = a.index.shape[1], budget = a.index.shape[2], share = kv.kv_heads / units;
   const int dim = kv.head_dim, width = share * dim, r = a.latents.shape[3], dtype = a.latents.dtype;
@@ -165,6 +169,7 @@ KERNEL kernel_reconstruct(const __grid_constant__ rkv_reconstruct_args a, const 
 
 /* A thread per channel. grid: channels, heads. */
 KERNEL kernel_channel_mass(const __grid_constant__ rkv_channel_mass_args a) {
+  begin();
   const int head = blockIdx.y, kv_heads = a.mass.shape[1], width = a.mass.shape[2], heads = a.q.shape[1], dim = a.q.shape[2], group = heads / kv_heads;
   const int c = blockIdx.x * THREADS + THREAD;
   if (c >= width) return;
@@ -182,6 +187,7 @@ KERNEL kernel_channel_mass(const __grid_constant__ rkv_channel_mass_args a) {
 
 /* grid: rows of the basis, heads. */
 KERNEL kernel_pick_channels(const __grid_constant__ rkv_pick_channels_args a) {
+  begin();
   const int w = blockIdx.x, head = blockIdx.y, width = a.to.shape[2], r = a.to.shape[3], all = a.basis.shape[3];
   const int64_t plane = (int64_t)a.slot * a.to.shape[1] + head;
   const float *basis = basis_of(a.basis, a.slot, head) + (int64_t)w * all;

@@ -1,6 +1,7 @@
 /* launch_cluster.c: clustering and selection as launches. */
 #include "cuda.h"
 
+#define LOGITS (64 << 10) /* bytes of shared memory for a group's logits: 4,096 clusters of four heads */
 #define WARPS 8 /* of a block of which each warp works alone */
 
 void rkv_cuda_seed_centroids(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
@@ -51,8 +52,10 @@ void rkv_cuda_permute_rows(rkv_cuda *c, rkv_arena_object *arena, const void *arg
 
 void rkv_cuda_centroid_scores(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   rkv_centroid_scores_args a = *(const rkv_centroid_scores_args *)args;
+  const int64_t wanted = (int64_t)(a.q.shape[1] / a.scores.shape[1]) * a.scores.shape[2];
+  int32_t room = wanted * 4 <= LOGITS ? (int32_t)wanted : 0;
   (void)arena;
-  LAUNCH(c, centroid_scores, a.scores.shape[1], a.scores.shape[0], 1, 1024, 0, &a);
+  LAUNCH(c, centroid_scores, a.scores.shape[1], a.scores.shape[0], 1, 1024, room * 4, &a, &room);
 }
 
 void rkv_cuda_topk(rkv_cuda *c, rkv_arena_object *arena, const void *args) {

@@ -5,7 +5,7 @@ static const float *vector(const rkv_weight_data *weight) { return weight == NUL
 
 static void norm(rkv_cuda *c, float *to, const float *x, const rkv_weight_data *weight, const int32_t *active, int32_t count, int32_t width, float eps) {
   const float *w = weight->packed;
-  LAUNCH(c, norm, count, 1, 1, 256, 0, &to, &x, &w, &active, &width, &eps);
+  LAUNCH(c, norm, count, 1, 1, active != NULL ? 1024 : 256, 0, &to, &x, &w, &active, &width, &eps);
 }
 
 /* ---- ops ---- */
@@ -32,7 +32,7 @@ static void finish(rkv_cuda *c, rkv_arena_object *arena, float *q, const float *
   const float *q_bias = vector(layer.q_bias), *k_bias = vector(layer.k_bias), *v_bias = vector(layer.v_bias);
   const float *q_norm = vector(layer.q_norm), *k_norm = vector(layer.k_norm);
   int32_t *fault = rkv_fault_of(arena);
-  LAUNCH(c, finish, count, 1, 1, 256, 8 * layer.head_dim * 4, &q, &k, &v, &kv, &layer, &rotations, &position, &active, &slot, &q_bias, &k_bias, &v_bias, &q_norm, &k_norm,
+  LAUNCH(c, finish, count, rkv_blocks(layer.heads + (kv.keys.data != NULL ? 2 * layer.kv_heads : 0), 8), 1, 256, 8 * layer.head_dim * 4, &q, &k, &v, &kv, &layer, &rotations, &position, &active, &slot, &q_bias, &k_bias, &v_bias, &q_norm, &k_norm,
          &fault);
 }
 

@@ -78,6 +78,16 @@ static rkv_kernel_id of_type(int32_t type, rkv_kernel_id f32) { /* kernels follo
   return (rkv_kernel_id)(f32 + (type < RKV_WEIGHT_Q8_0 ? type : RKV_WEIGHT_Q8_0));
 }
 
+/* Halves in whole vectors, and few rows of x: the tensor cores' way of a step. */
+static bool fits_step(const rkv_product *p, int32_t count) {
+  for (int32_t i = 0; i < count; i++) {
+    if ((p[i].type != RKV_WEIGHT_BF16 && p[i].type != RKV_WEIGHT_F16) || p[i].type != p[0].type || p[i].cols % 32 != 0 || p[i].count > 64) return false;
+    if (p[i].mode == RKV_SWIGLU && (p[i].gated_type != p[i].type || count > 1)) return false;
+    if (p[i].x_stride % 4 != 0 || (uintptr_t)p[i].x % 16 != 0) return false;
+  }
+  return true;
+}
+
 /* Products of the same x. Steps go row by row, so that no slot's bits depend on the others; long chunks by tiles. */
 void rkv_multiply(rkv_cuda *c, const rkv_product *p, int32_t count) {
   if (p[0].active == NULL && p[0].count > 2 * RKV_FEW) {
@@ -86,6 +96,16 @@ void rkv_multiply(rkv_cuda *c, const rkv_product *p, int32_t count) {
       rkv_product one = p[i];
       rkv_launch(c, of_type(type, RKV_KERNEL_many_f32), (uint64_t)rkv_blocks(one.rows, RKV_MANY), (uint32_t)rkv_blocks(one.count, RKV_MANY), 1, 256, 0, (void *[]){&one});
     }
+    return;
+  }
+  if (fits_step(p, count)) {
+    rkv_products all = {.products = count};
+    int32_t rows = 0, is_gated = p[0].mode == RKV_SWIGLU, is_f16 = p[0].type == RKV_WEIGHT_F16;
+    for (int32_t i = 0; i < count; i++) {
+      all.of[i] = p[i];
+      rows = p[i].rows > rows ? p[i].rows : rows;
+    }
+    rkv_launch(c, (rkv_kernel_id)(RKV_KERNEL_step_bf16 + 2 * is_f16 + is_gated), (uint64_t)rkv_blocks(rows, 16), (uint32_t)count, 1, 256, 0, (void *[]){&all});
     return;
   }
   for (int32_t first = 0; first < count;) { /* neighbours of one type share a launch */

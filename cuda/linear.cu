@@ -148,7 +148,7 @@ DEVICE void few_products(const rkv_products &all) {
 }
 
 #define FEW(name, type) \
-  KERNEL __launch_bounds__(32 * RKV_FEW_WARPS) kernel_few_##name(const __grid_constant__ rkv_products all) { few_products<type>(all); }
+  KERNEL __launch_bounds__(32 * RKV_FEW_WARPS) kernel_few_##name(const __grid_constant__ rkv_products all) { begin(); few_products<type>(all); }
 FEW(f32, RKV_WEIGHT_F32)
 FEW(f16, RKV_WEIGHT_F16)
 FEW(bf16, RKV_WEIGHT_BF16)
@@ -204,7 +204,7 @@ DEVICE void many_product(const rkv_product &p) {
 }
 
 #define MANY(name, type) \
-  KERNEL __launch_bounds__(256) kernel_many_##name(const __grid_constant__ rkv_product p) { many_product<type>(p); }
+  KERNEL __launch_bounds__(256) kernel_many_##name(const __grid_constant__ rkv_product p) { begin(); many_product<type>(p); }
 MANY(f32, RKV_WEIGHT_F32)
 MANY(f16, RKV_WEIGHT_F16)
 MANY(bf16, RKV_WEIGHT_BF16)
@@ -213,6 +213,7 @@ MANY(quant, -1)
 /* ---- a weight of one row becomes f32 ---- */
 
 KERNEL kernel_pack_vector(float *to, const unsigned char *from, int type, int cols, int rotated) {
+  begin();
   const int half = rotated > 0 ? cols / rotated / 2 : 0;
   for (int k = blockIdx.x * THREADS + THREAD; k < cols; k += gridDim.x * THREADS) {
     float w[8];
@@ -226,6 +227,7 @@ KERNEL kernel_pack_vector(float *to, const unsigned char *from, int type, int co
 
 /* A weight to f16, whatever blocks it lies in: for prefill's products. grid: rows. */
 KERNEL kernel_unpack(__half *to, const unsigned char *from, int64_t stride, int type, int cols) {
+  begin();
   for (int k = THREAD * 8; k < cols; k += THREADS * 8) {
     float w[8];
     weight8(w, type, from + blockIdx.x * stride, k, cols);

@@ -40,6 +40,7 @@ DEVICE float log_sum(const float *logits, int vocab, float shift, float *shared)
 }
 
 KERNEL __launch_bounds__(1024) kernel_greedy(const __grid_constant__ rkv_greedy_args a) {
+  begin();
   __shared__ float shared[32];
   const int row = a.first + blockIdx.x, vocab = width_of(a.logits);
   if (skips(a.active, row)) return;
@@ -53,12 +54,14 @@ KERNEL __launch_bounds__(1024) kernel_greedy(const __grid_constant__ rkv_greedy_
 }
 
 KERNEL kernel_tally(const __grid_constant__ rkv_tally_args a) {
+  begin();
   const int vocab = width_of(a.counts), *token = (const int *)a.token.data, *active = (const int *)a.active.data;
   for (int s = THREAD; s < a.token.shape[0]; s += THREADS)
     if (active[s] && token[s] >= 0 && token[s] < vocab) ((int *)a.counts.data)[(int64_t)s * vocab + token[s]] += 2;
 }
 
 KERNEL __launch_bounds__(1024) kernel_penalize(const __grid_constant__ rkv_penalize_args a) {
+  begin();
   const int row = a.first + blockIdx.x, vocab = width_of(a.logits);
   const float *options = row_of(a.options, row), *logits = row_of(a.logits, row), *bias = row_of(a.bias, row);
   const int *counts = (const int *)row_of(a.counts, row);
@@ -166,6 +169,7 @@ DEVICE unsigned long long philox(unsigned key, unsigned low) {
 }
 
 KERNEL __launch_bounds__(1024) kernel_sample(const __grid_constant__ rkv_sample_args a) {
+  begin();
   __shared__ unsigned long long sums[RKV_DIGITS], runs[1024], total;
   __shared__ int ints[40], drawn;
   float *shared = (float *)ints;
@@ -223,6 +227,7 @@ KERNEL __launch_bounds__(1024) kernel_sample(const __grid_constant__ rkv_sample_
 /* ---- the likeliest: one after the other, for there are few ---- */
 
 KERNEL __launch_bounds__(1024) kernel_likeliest(const __grid_constant__ rkv_likeliest_args a) {
+  begin();
   __shared__ float shared[32];
   __shared__ unsigned long long best;
   const int row = a.first + blockIdx.x, vocab = width_of(a.logits);

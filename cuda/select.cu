@@ -40,10 +40,57 @@ DEVICE void score_row(float *scores, int count, int queries, int is_shared, floa
   }
 }
 
+/* The same where all logits fit into shared memory: a warp reads a centroid once for four queries. */
+#define SCORED 4
+DEVICE void score_centroids(float *scores, const float *q, int queries, const float *centroids, const float *radius, float bound, const int *offsets, int count, int dim,
+                            int is_shared, float scale, float *logits /*[queries][count]*/) {
+  __shared__ float shared[32];
+  float lengths[SCORED];
+  for (int first = 0; first < queries; first += SCORED) {
+    const int now = least(SCORED, queries - first);
+    for (int g = 0; g < now && radius; g++) lengths[g] = bound * sqrtf(warp_dot(q + (first + g) * (int64_t)dim, RKV_F32, q + (first + g) * (int64_t)dim, dim));
+#pragma unroll 4
+    for (int c = WARP; c < count; c += WARPS) {
+      float dot[SCORED] = {0};
+      for (int d = LANE; d < dim; d += 32) {
+        const float x = centroids[(int64_t)c * dim + d];
+#pragma unroll
+        for (int g = 0; g < SCORED; g++) dot[g] = fmaf(x, g < now ? q[(first + g) * (int64_t)dim + d] : 0, dot[g]);
+      }
+#pragma unroll
+      for (int g = 0; g < SCORED; g++) {
+        float x = warp_sum(dot[g]);
+        if (g >= now) continue;
+        if (radius) x = fmaf(lengths[g], radius[c], x);
+        if (LANE == 0) logits[(first + g) * count + c] = offsets[c + 1] > offsets[c] && x == x ? x : -INFINITE;
+      }
+    }
+  }
+  __syncthreads();
+  for (int g = 0; g < queries; g++) {
+    const float *x = logits + g * count;
+    if (!is_shared) {
+      for (int c = THREAD; c < count; c += THREADS) scores[c] = x[c];
+      continue;
+    }
+    float top = -INFINITE, sum = 0;
+    for (int c = THREAD; c < count; c += THREADS) top = fmaxf(top, x[c] * scale);
+    top = block_max(top, shared);
+    for (int c = THREAD; c < count; c += THREADS) sum += x[c] == -INFINITE ? 0 : expf(x[c] * scale - top);
+    const float inverse = 1 / block_sum(sum, shared);
+    for (int c = THREAD; c < count; c += THREADS) {
+      const float share = x[c] == -INFINITE ? 0 : expf(x[c] * scale - top) * inverse;
+      scores[c] = g > 0 ? scores[c] + share : share;
+    }
+  }
+}
+
 DEVICE float number_or_least(float x) { return x == x ? x : -INFINITE; }
 
 /* grid: rows of scores, slots. */
-KERNEL __launch_bounds__(1024) kernel_centroid_scores(const __grid_constant__ rkv_centroid_scores_args a) {
+KERNEL __launch_bounds__(1024) kernel_centroid_scores(const __grid_constant__ rkv_centroid_scores_args a, int room) {
+  extern __shared__ float logits[]; /* [room] */
+  begin();
   const int n = a.scores.shape[1], all = a.scores.shape[2], heads = a.q.shape[1], kv_heads = a.centroids.shape[1], dim = a.q.shape[2];
   const int row = blockIdx.x, slot = blockIdx.y, queries = heads / n;
   if (!((const int *)a.active.data)[slot]) return;
@@ -55,7 +102,8 @@ KERNEL __launch_bounds__(1024) kernel_centroid_scores(const __grid_constant__ rk
   float *scores = (float *)a.scores.data + ((int64_t)slot * n + row) * all;
   int lengths_of = -1;
   float length = 0;
-  score_row(scores, count, queries, n == kv_heads, a.scale, [&](int g, int c) {
+  if ((int64_t)queries * count <= room) score_centroids(scores, q, queries, centroids, a.radius.data ? radius : NULL, a.bound, offsets, count, dim, n == kv_heads, a.scale, logits);
+  else score_row(scores, count, queries, n == kv_heads, a.scale, [&](int g, int c) {
     if (offsets[c + 1] <= offsets[c]) return -INFINITE;
     const float *query = q + (int64_t)g * dim;
     float x = warp_dot(query, RKV_F32, centroids + (int64_t)c * dim, dim);
@@ -72,6 +120,7 @@ KERNEL __launch_bounds__(1024) kernel_centroid_scores(const __grid_constant__ rk
 
 /* Pages that neither sink nor tail reaches into. max(q m, q M) = min(q, 0) m + max(q, 0) M. */
 KERNEL __launch_bounds__(1024) kernel_page_scores(const __grid_constant__ rkv_page_scores_args a, const __grid_constant__ rkv_rows_data kv) {
+  begin();
   const int n = a.scores.shape[1], all = a.scores.shape[2], heads = a.q.shape[1], dim = kv.head_dim, row = blockIdx.x, slot = blockIdx.y, queries = heads / n;
   if (!kv.active[slot]) return;
   const int first = ceil_div(a.sink, a.page), end = least(all, least(kv.tail_begin[slot], kv.row_end[slot]) / a.page), dtype = a.bounds.dtype;
@@ -96,6 +145,7 @@ KERNEL __launch_bounds__(1024) kernel_page_scores(const __grid_constant__ rkv_pa
 
 /* grid: pages touched, heads. */
 KERNEL kernel_page_bounds(const __grid_constant__ rkv_page_bounds_args a, const __grid_constant__ rkv_rows_data kv) {
+  begin();
   const int p = a.begin / a.page + blockIdx.x, head = blockIdx.y, dim = kv.head_dim, dtype = kv.keys.dtype, begin = p * a.page;
   const int count = least(a.page, kv.row_end[a.slot] - begin);
   if (p >= a.bounds.shape[2] || count <= 0) return;
@@ -116,8 +166,29 @@ KERNEL kernel_page_bounds(const __grid_constant__ rkv_page_bounds_args a, const 
 
 /* ---- the best of them ---- */
 
+/* Few candidates: each counts those that come before it. ranks[width rounded up to 4]. */
+DEVICE void order_by_counting(int *order, int k, const float *scores, int width, unsigned *ranks) {
+  const int padded = (width + 3) / 4 * 4;
+  for (int i = THREAD; i < padded; i += THREADS) ranks[i] = i < width ? rank_of(scores[i]) : NO_RANK;
+  for (int i = THREAD; i < k; i += THREADS) order[i] = -1;
+  __syncthreads();
+  for (int i = THREAD; i < width; i += THREADS) {
+    const unsigned mine = ranks[i];
+    int before = 0;
+    if (mine == NO_RANK) continue;
+#pragma unroll 4
+    for (int j = 0; j < padded; j += 4) {
+      const uint4 r = *(const uint4 *)(ranks + j);
+      before += (r.x < mine || (r.x == mine && j < i)) + (r.y < mine || (r.y == mine && j + 1 < i)) + (r.z < mine || (r.z == mine && j + 2 < i)) +
+                (r.w < mine || (r.w == mine && j + 3 < i));
+    }
+    if (before < k) order[before] = i;
+  }
+}
+
 /* A row at a time, in runs of RKV_SORTED: which ids, in ascending order; then sorted by rank and id. grid: rows of scores, slots. */
 KERNEL __launch_bounds__(1024) kernel_topk(const __grid_constant__ rkv_topk_args a) {
+  begin();
   extern __shared__ unsigned long long sorted[]; /* [RKV_SORTED] rank, id */
   __shared__ unsigned digits[RKV_DIGITS];
   __shared__ int shared[34];
@@ -126,6 +197,7 @@ KERNEL __launch_bounds__(1024) kernel_topk(const __grid_constant__ rkv_topk_args
   const float *scores = (const float *)a.scores.data + ((int64_t)slot * n + row) * width;
   int *order = (int *)a.order.data + ((int64_t)slot * n + row) * k, done = 0;
   place from = {0, -1};
+  if (width <= RKV_SORTED) return order_by_counting(order, k, scores, width, (unsigned *)sorted);
   while (done < k) {
     const int wanted = least(RKV_SORTED, k - done);
     int ties = 0;
@@ -145,6 +217,7 @@ KERNEL __launch_bounds__(1024) kernel_topk(const __grid_constant__ rkv_topk_args
 /* ---- their rows. grid: rows of the index, slots ---- */
 
 KERNEL __launch_bounds__(256) kernel_fill_budget(const __grid_constant__ rkv_fill_budget_args a) {
+  begin();
   __shared__ int shared[34], firsts[256], starts[256], sizes[256];
   const int n = a.index.shape[1], budget = a.index.shape[2], k = a.order.shape[2], all = a.offsets.shape[2] - 1, row = blockIdx.x, slot = blockIdx.y;
   if (!((const int *)a.active.data)[slot]) return;
@@ -174,6 +247,7 @@ KERNEL __launch_bounds__(256) kernel_fill_budget(const __grid_constant__ rkv_fil
 
 /* Whether a cluster fits depends on all before it: one thread decides, all write. */
 KERNEL __launch_bounds__(256) kernel_fill_whole(const __grid_constant__ rkv_fill_whole_args a) {
+  begin();
   __shared__ int clusters[256], sizes[256], starts[256], filled, has_ended;
   const int n = a.index.shape[1], budget = a.index.shape[2], k = a.order.shape[2], all = a.bias.shape[2], row = blockIdx.x, slot = blockIdx.y;
   if (!((const int *)a.active.data)[slot]) return;
@@ -211,6 +285,7 @@ KERNEL __launch_bounds__(256) kernel_fill_whole(const __grid_constant__ rkv_fill
 
 /* A warp per row. grid: rows / warps, heads, slots. */
 KERNEL kernel_gather_rows(const __grid_constant__ rkv_gather_rows_args a) {
+  begin();
   const int i = blockIdx.x * WARPS + WARP, budget = a.to.shape[2], width = a.to.shape[3], capacity = a.from.shape[2], dtype = a.from.dtype;
   if (i >= budget) return;
   const int64_t plane = (int64_t)blockIdx.z * a.to.shape[1] + blockIdx.y;
@@ -221,6 +296,7 @@ KERNEL kernel_gather_rows(const __grid_constant__ rkv_gather_rows_args a) {
 }
 
 KERNEL kernel_set_tail(const __grid_constant__ rkv_rows_data kv, int sink, int width) {
+  begin();
   for (int s = THREAD; s < kv.slots; s += THREADS)
     if (kv.active[s]) kv.tail_begin[s] = most(kv.tail_begin[s], most(sink, kv.row_end[s] - width));
 }

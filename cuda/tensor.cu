@@ -88,8 +88,8 @@ DEVICE void product(const rkv_tensor_product &p) {
     }
 }
 
-KERNEL __launch_bounds__(256, 2) kernel_tensor_bf16(const __grid_constant__ rkv_tensor_product p) { product<RKV_BF16>(p); }
-KERNEL __launch_bounds__(256, 2) kernel_tensor_f16(const __grid_constant__ rkv_tensor_product p) { product<RKV_F16>(p); }
+KERNEL __launch_bounds__(256, 2) kernel_tensor_bf16(const __grid_constant__ rkv_tensor_product p) { begin(); product<RKV_BF16>(p); }
+KERNEL __launch_bounds__(256, 2) kernel_tensor_f16(const __grid_constant__ rkv_tensor_product p) { begin(); product<RKV_F16>(p); }
 
 /* ---- what they take: rows as halves. width is even ---- */
 
@@ -97,6 +97,7 @@ DEVICE void put_two(int dtype, void *row, int k, float a, float b) { ((unsigned 
 
 /* As norm of decoder.cu. grid: rows. */
 KERNEL kernel_norm_halves(void *to, const float *x, const float *weight, int width, float eps, int dtype) {
+  begin();
   __shared__ float shared[32];
   x += (int64_t)blockIdx.x * width;
   to = (char *)to + (int64_t)blockIdx.x * width * 2;
@@ -107,6 +108,7 @@ KERNEL kernel_norm_halves(void *to, const float *x, const float *weight, int wid
 }
 
 KERNEL kernel_to_halves(void *to, const float *x, int64_t pairs, int dtype) {
+  begin();
   for (int64_t i = (int64_t)blockIdx.x * THREADS + THREAD; i < pairs; i += (int64_t)gridDim.x * THREADS) {
     const float2 both = ((const float2 *)x)[i];
     put_two(dtype, (unsigned *)to + i, 0, both.x, both.y);

@@ -1,0 +1,51 @@
+/* plan.cuh: what a unit of decode attention reads, and how it is cut into pieces: by the slot's own length alone, so that no neighbour changes
+ * its bits. A unit is a KV head with its group, or, with an index per head, a head. */
+#ifndef RKV_PLAN_CUH
+#define RKV_PLAN_CUH
+#include "common.cuh"
+
+#define TURN 64   /* rows that a block takes at a time */
+
+
+typedef struct {
+  int slot, kv_head, head, heads;      /* query heads [head, head + heads) */
+  int sink, chosen, tail, tail_begin;  /* places of each source; the first row of the tail */
+  int pieces, piece_rows, row_end, newest;
+  const int *index, *position;
+} plan;
+
+DEVICE int is_per_head(const rkv_attend_args &a, const rkv_layer_data &layer) { return a.index.data && a.index.shape[1] != layer.kv_heads; }
+
+DEVICE plan plan_of(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_layer_data &layer, int slot, int unit) {
+  const int group = layer.heads / layer.kv_heads, per_head = is_per_head(a, layer), limit = ceil_div(kv.capacity, RKV_PIECE) + 2;
+  plan p;
+  p.slot = slot;
+  p.kv_head = per_head ? unit / group : unit;
+  p.head = per_head ? unit : unit * group;
+  p.heads = per_head ? 1 : group;
+  p.row_end = kv.row_end[slot];
+  p.sink = most(0, least(a.sink, p.row_end));
+  p.tail_begin = most(most(kv.tail_begin[slot], a.sink), 0);
+  p.tail = most(0, p.row_end - p.tail_begin);
+  p.chosen = a.index.data ? a.index.shape[2] : 0;
+  p.index = (const int *)a.index.data + ((int64_t)slot * a.index.shape[1] + unit) * p.chosen;
+  p.position = kv.position + ((int64_t)slot * kv.kv_heads + p.kv_head) * kv.capacity;
+  p.newest = layer.window > 0 && p.row_end > 0 ? p.position[p.row_end - 1] : 0;
+  const int64_t places = (int64_t)p.sink + p.chosen + p.tail;
+  p.piece_rows = most(1, ceil_div(ceil_div(places, least(limit, RKV_PIECES)), TURN)) * TURN;
+  p.pieces = ceil_div(places, p.piece_rows);
+  return p;
+}
+
+/* The row at a place, or -1. */
+DEVICE int row_at(const plan &p, int window, int place) {
+  if (place < p.sink) return place;
+  if (place < p.sink + p.chosen) {
+    const int row = p.index[place - p.sink];
+    return row >= 0 && row < p.row_end ? row : -1;
+  }
+  const int row = p.tail_begin + (place - p.sink - p.chosen);
+  return row < p.row_end && (window <= 0 || p.newest - p.position[row] < window) ? row : -1;
+}
+
+#endif
