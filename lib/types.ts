@@ -16,7 +16,7 @@ export type WeightType = (typeof weightTypes)[number];
 
 /** How far a long work has come. `done` and `total` are in `unit`. */
 export interface Progress {
-  readonly stage: "load" | "prefill" | "calibrate" | "restore";
+  readonly stage: "load" | "prefill" | "calibrate" | "restore" | "pull";
   readonly done: number;
   readonly total: number;
   readonly unit: "bytes" | "tokens" | "layers";

@@ -8,7 +8,7 @@ const root = new URL("../", import.meta.url);
 
 /** Storeys from the ground up: a file imports (at run time) from its own storey or below. */
 const storeys: readonly (readonly string[])[] = [
-  ["lib/types.ts", "lib/errors.ts", "lib/format.ts", "lib/options.ts", "lib/std/"],
+  ["lib/types.ts", "lib/errors.ts", "lib/format.ts", "lib/options.ts", "lib/pull.ts", "lib/std/"],
   ["lib/tensor.ts"],
   ["lib/kernels.ts"],
   ["lib/device.ts", "lib/formats/", "lib/tokenizer/"],

@@ -2,9 +2,13 @@
 /** The command line: `recallkv COMMAND …`. Exit codes: 0, 1 (failed), 2 (wrong usage). */
 import process from "node:process";
 import { parseArgs } from "@std/cli/parse-args";
+import { answeringHelp } from "./answering.ts";
 import { runCalibrate } from "./calibrate_command.ts";
+import { runChat } from "./chat_command.ts";
 import { runDemo } from "./demo_command.ts";
 import { runGenerate } from "./generate_command.ts";
+import { runPull } from "./pull_command.ts";
+import { nearest } from "../options.ts";
 import { Usage } from "./usage.ts";
 import packageJson from "../../package.json" with { type: "json" };
 
@@ -12,20 +16,27 @@ const help = `recallkv: long contexts over a KV cache that is read only where it
 
 Usage
   recallkv generate PROMPT [options]   continue a text
+  recallkv chat [options]              talk, a line at a time; what was read is not read again
+  recallkv pull OWNER/NAME [FILE]      download a model; the only command that touches the network
   recallkv calibrate MODEL TEXT        find the directions that infiniGen and sals need
   recallkv demo [options]              questions about long documents, through eight caches
   recallkv --help | --version
 
-Options of generate
-  --model PATH        a directory in Hugging Face's layout, or a .gguf file   (the model that ships with recallkv)
-  --device KIND       auto, cpu or cuda                                        (auto)
-  --threads N         width of the CPU pool                                    (all cores)
-  --kv POLICY         full, clusterKV, quest, slidingWindow, snapKV, h2o, …    (full)
-  --budget N          rows read per head and step: a number or a fraction      (1024, or the policy's own)
-  --kv-dtype TYPE     dtype of the KV rows: f32, f16, bf16 or q8               (f16)
-  --max-tokens N      most tokens to generate                                  (256)
+Options of generate and chat
+${answeringHelp}
+  --json              print one document and nothing else
+Of generate
   --file PATH         read the prompt from a file ("-" for standard input)
-  --json              print one document { text, tokens, finishReason, stats } and nothing else
+Of chat
+  --system TEXT       what the conversation begins with
+  --file PATH         the same, from a file
+  --load FILE         go on with a saved conversation (with the --kv it had)
+  --save FILE         save the conversation at its end
+
+Options of pull
+  --to FOLDER         where to write                                           (., or NAME)
+  --revision NAME     a branch, tag or commit                                  (main)
+  --hub URL           another hub                                              (https://huggingface.co)
 
 Options of calibrate
   --tokens N          most tokens of TEXT to read                              (4096)
@@ -39,6 +50,8 @@ Options of demo
 
 const commands: Record<string, (args: readonly string[]) => Promise<void>> = {
   generate: runGenerate,
+  chat: runChat,
+  pull: runPull,
   calibrate: runCalibrate,
   demo: runDemo,
 };
@@ -55,7 +68,10 @@ async function main(args: readonly string[]): Promise<number> {
       return 0;
     }
     const run = commands[command];
-    if (!run) throw new Usage(`unknown command "${command}", want one of ${Object.keys(commands).join(", ")}`);
+    if (!run) {
+      const names = Object.keys(commands);
+      throw new Usage(`unknown command "${command}", want ${nearest(command, names) ?? `one of ${names.join(", ")}`}`);
+    }
     await run(rest);
     return 0;
   } catch (error) {

@@ -8,6 +8,7 @@ const said = {
   prefill: "reading the prompt",
   calibrate: "decomposing what it saw",
   restore: "reading the session",
+  pull: "pulling",
 } as const;
 
 /** An `onProgress` that draws a bar per stage on stderr. `end` takes away what is still drawn. */

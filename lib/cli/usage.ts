@@ -1,5 +1,6 @@
 /** Reading options: what is unknown or malformed is named, with what was wanted. */
 import { parseArgs } from "@std/cli/parse-args";
+import { nearest } from "../options.ts";
 
 /** The command line was used wrongly: exit code 2. */
 export class Usage extends Error {}
@@ -15,7 +16,8 @@ export function options(
     boolean: [...boolean],
     unknown: (name) => {
       if (!name.startsWith("-") || name === "-") return true;
-      throw new Usage(`unknown option ${name}, want one of ${known.join(", ")}`);
+      const near = nearest(name.replace(/=.*/, ""), known);
+      throw new Usage(`unknown option ${name}, want ${near ?? `one of ${known.join(", ")}`}`);
     },
   }) as Record<string, unknown> & { _: (string | number)[] };
   const values = Object.fromEntries(string.map((name) => [name, parsed[name] as string | undefined]));
@@ -29,6 +31,16 @@ export function whole(name: string, value: string | undefined, least: number): n
   const number = Number(value);
   if (value.trim() === "" || !Number.isInteger(number) || number < least) {
     throw new Usage(`--${name} is "${value}", want a whole number from ${least}`);
+  }
+  return number;
+}
+
+/** A number of an option. */
+export function numeric(name: string, value: string | undefined, least: number, most: number): number | undefined {
+  if (value === undefined) return undefined;
+  const number = Number(value);
+  if (value.trim() === "" || !(number >= least && number <= most)) {
+    throw new Usage(`--${name} is "${value}", want a number from ${least} to ${most}`);
   }
   return number;
 }

@@ -1,27 +1,13 @@
 // The command line as a child process: what it prints, and with which exit code it ends.
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import process from "node:process";
 import { describe, it } from "node:test";
+import { recallkv } from "./child.ts";
 import { fileURLToPath } from "node:url";
 
-const main = fileURLToPath(new URL("../../lib/cli/main.ts", import.meta.url));
-const map = fileURLToPath(new URL("../../lib/std/import_map.json", import.meta.url));
-const runtime = "Deno" in globalThis ? ["run", "-A", "--no-check", `--import-map=${map}`] : ["run"];
-
-function recallkv(args: string[], input = ""): Promise<{ code: number | null; out: string; err: string }> {
-  return new Promise((resolve) => {
-    const child = spawn(process.execPath, [...runtime, main, ...args], { stdio: ["pipe", "pipe", "pipe"] });
-    let [out, err] = ["", ""];
-    child.stdout.on("data", (data) => out += data);
-    child.stderr.on("data", (data) => err += data);
-    child.on("close", (code) => resolve({ code, out, err }));
-    child.stdin.end(input);
-  });
-}
+const nano = fileURLToPath(new URL("../../models/nano", import.meta.url));
 
 describe("recallkv", () => {
   it("explains itself", async () => {
@@ -68,7 +54,11 @@ describe("recallkv", () => {
   it("names what it does not understand, with exit code 2", async () => {
     const wrong: [string[], string][] = [
       [["fly"], `unknown command "fly"`],
-      [["generate", "x", "--modle", "y"], "unknown option --modle"],
+      [["generate", "x", "--modle", "y"], "unknown option --modle, want --model"],
+      [["generat", "x"], `unknown command "generat", want generate`],
+      [["generate", "x", "--temperature", "NaN"], `--temperature is "NaN", want a number from 0 to 1000`],
+      [["generate", "x", "--top-p", "2"], `--top-p is "2"`],
+      [["chat", "hello"], `chat takes no "hello"`],
       [["generate", "x", "--max-tokens", "many"], `--max-tokens is "many"`],
       [["generate", "x", "--kv", "magic"], `--kv is "magic"`],
       [["generate", "x", "y"], "found 2"],
@@ -85,5 +75,34 @@ describe("recallkv", () => {
     const { code, err, out } = await recallkv(["generate", "x", "--model", "nowhere"]);
     assertStringIncludes(err, `Cannot load "nowhere"`);
     assertEquals([code, out], [1, ""]);
+  });
+
+  it("draws the same text from the same seed", async () => {
+    const args = ["generate", "Once the storm", "--model", nano, "--max-tokens", "12", "--temperature", "1", "--top-k", "50"];
+    const [a, b, c] = await Promise.all(["4", "4", "5"].map((seed) => recallkv([...args, "--seed", seed])));
+    assertEquals([a.code, a.err], [0, ""]);
+    assertEquals(b.out, a.out);
+    assert(c.out !== a.out);
+  });
+
+  it("talks, a line at a time, and goes on with what was saved", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "recallkv-chat-"));
+    const saved = join(folder, "talk.recall");
+    const args = ["chat", "--model", nano, "--max-tokens", "14"];
+    const first = await recallkv([...args, "--system", "Clara lives in Porto.", "--save", saved], "Where does Clara live?\n");
+    assertEquals([first.code, first.err], [0, ""]);
+    assertStringIncludes(first.out, "Porto");
+    const whole = await recallkv([...args, "--system", "Clara lives in Porto.", "--json"], "Where does Clara live?\n\nWhy?\n");
+    const rest = await recallkv([...args, "--load", saved, "--json"], "Why?");
+    assertEquals(JSON.parse(rest.out).messages, JSON.parse(whole.out).messages);
+    assert(JSON.parse(rest.out).stats[0].readTokens < JSON.parse(rest.out).stats[0].promptTokens / 2);
+    rmSync(folder, { recursive: true });
+  });
+
+  it("ends the answer at Ctrl-C, with what there is of it", async () => {
+    const args = ["generate", "Once the storm", "--model", nano, "--max-tokens", "200000", "--temperature", "1", "--stop", "never said"];
+    const { code, out } = await recallkv([...args, "--capacity", "210000"], "", (printed) => printed.length > 20);
+    assertEquals(code, 0);
+    assert(out.length > 20 && out.endsWith("\n"));
   });
 });

@@ -1,0 +1,31 @@
+/** The command line as a child process of this runtime. */
+import { spawn } from "node:child_process";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+
+const main = fileURLToPath(new URL("../../lib/cli/main.ts", import.meta.url));
+const map = fileURLToPath(new URL("../../lib/std/import_map.json", import.meta.url));
+const runtime = "Deno" in globalThis ? ["run", "-A", "--no-check", `--import-map=${map}`] : ["run"];
+
+export interface Ended {
+  readonly code: number | null;
+  readonly out: string;
+  readonly err: string;
+}
+
+/** `interrupt`: sends SIGINT when so much was printed. */
+export function recallkv(args: readonly string[], input = "", interrupt?: (out: string) => boolean): Promise<Ended> {
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, [...runtime, main, ...args], { stdio: ["pipe", "pipe", "pipe"] });
+    let [out, err, interrupted] = ["", "", false];
+    child.stdout.on("data", (data) => {
+      out += data;
+      if (interrupted || !interrupt?.(out)) return;
+      interrupted = true;
+      process.kill(child.pid!, "SIGINT"); // child.kill would make Deno report the signal whatever the child did
+    });
+    child.stderr.on("data", (data) => err += data);
+    child.on("close", (code) => resolve({ code, out, err }));
+    child.stdin.end(input);
+  });
+}
