@@ -12,7 +12,14 @@ import { clusterKV } from "../lib/policies/cluster_kv.ts";
 import { full } from "../lib/policies/full.ts";
 import type { Policy } from "../lib/policies/policy.ts";
 import type { Session } from "../lib/session.ts";
-import { attentionOps, productOps, randomModel, type Shape, shapes, stepBytes } from "./cuda_model.ts";
+import {
+  attentionOps,
+  productOps,
+  randomModel,
+  type Shape,
+  shapes,
+  stepBytes,
+} from "./cuda_model.ts";
 
 const policies: Record<string, () => Policy> = {
   full,
@@ -21,8 +28,11 @@ const policies: Record<string, () => Policy> = {
   "2k": () => clusterKV({ budget: 2048 }),
 };
 
-const args = parseArgs(process.argv.slice(2), { string: ["shape", "length", "slots", "policy", "json", "chunk", "steps"] });
-const list = (text: string | undefined, otherwise: string) => (text ?? otherwise).split(",");
+const args = parseArgs(process.argv.slice(2), {
+  string: ["shape", "length", "slots", "policy", "json", "chunk", "steps"],
+});
+const list = (text: string | undefined, otherwise: string) =>
+  (text ?? otherwise).split(",");
 const lengths = list(args.length, "4096,32768").map(Number);
 const slotCounts = list(args.slots, "1,8").map(Number);
 const chosen = list(args.policy, "full,1k,1k all,2k");
@@ -40,13 +50,17 @@ interface Row {
 }
 
 const clock = () => performance.now();
-const median = (times: number[]) => times.sort((a, b) => a - b)[times.length >> 1];
+const median = (times: number[]) =>
+  times.sort((a, b) => a - b)[times.length >> 1];
 
 /** Bytes per second of a copy between two parts of memory, read and written. */
 async function bandwidth(device: Device): Promise<number> {
   using arena = device.arena(10 * 2 ** 30);
   const rows = 1 << 20;
-  const [from, to] = [arena.tensor("f32", [rows, 1024]), arena.tensor("f32", [rows, 1024])];
+  const [from, to] = [
+    arena.tensor("f32", [rows, 1024]),
+    arena.tensor("f32", [rows, 1024]),
+  ];
   from.commit(rows);
   to.commit(rows);
   const times: number[] = [];
@@ -63,7 +77,10 @@ async function bandwidth(device: Device): Promise<number> {
 /** Tokens of a text that has no meaning. */
 function noise(length: number, slot: number): number[] {
   let state = 12345 + 777 * slot;
-  return Array.from({ length }, () => (state = (Math.imul(state, 1103515245) + 12345) >>> 0) % 100000);
+  return Array.from(
+    { length },
+    () => (state = (Math.imul(state, 1103515245) + 12345) >>> 0) % 100000,
+  );
 }
 
 async function rowsRead(session: Session, slots: number): Promise<number> {
@@ -75,12 +92,28 @@ async function rowsRead(session: Session, slots: number): Promise<number> {
   return rows;
 }
 
-async function measure(model: LoadedModel, shape: Shape, name: string, length: number, slots: number, rate: number): Promise<Row> {
-  using session = model.session({ kv: policies[name](), capacity: length + 512, slots, chunk: Math.min(chunk, length) });
+async function measure(
+  model: LoadedModel,
+  shape: Shape,
+  name: string,
+  length: number,
+  slots: number,
+  rate: number,
+): Promise<Row> {
+  using session = model.session({
+    kv: policies[name](),
+    capacity: length + 512,
+    slots,
+    chunk: Math.min(chunk, length),
+  });
   const begun = clock();
-  for (let slot = 0; slot < slots; slot++) await session.prefill(noise(length, slot), { slot });
+  for (let slot = 0; slot < slots; slot++) {
+    await session.prefill(noise(length, slot), { slot });
+  }
   const prefillMs = (clock() - begun) / slots;
-  for await (const _ of session.decode({ maxTokens: 8, stop: [] })) { /* warm: the graph is made here */ }
+  for await (
+    const _ of session.decode({ maxTokens: 8, stop: [] })
+  ) { /* warm: the graph is made here */ }
   const before = await rowsRead(session, slots);
   const times: number[] = [];
   let last = clock();
@@ -92,18 +125,33 @@ async function measure(model: LoadedModel, shape: Shape, name: string, length: n
   const read = ((await rowsRead(session, slots)) - before) / (times.length - 1);
   let bytes = stepBytes(shape) + read * shape.headDim * 4;
   for (let slot = 0; slot < slots; slot++) bytes += session.selectBytes(slot);
-  return { shape: shape.name, policy: name, length, slots, prefillMs, stepMs: median(times), bytes, floorMs: (bytes / rate) * 1e3 };
+  return {
+    shape: shape.name,
+    policy: name,
+    length,
+    slots,
+    prefillMs,
+    stepMs: median(times),
+    bytes,
+    floorMs: (bytes / rate) * 1e3,
+  };
 }
 
 const device = await open("cuda");
 const rate = await bandwidth(device);
 console.log(`${device.description}: copy ${(rate / 1e12).toFixed(2)} TB/s`);
 const results: Row[] = [];
-for (const shape of shapes.filter(({ name }) => !args.shape || name.endsWith(args.shape))) {
+for (
+  const shape of shapes.filter(({ name }) =>
+    !args.shape || name.endsWith(args.shape)
+  )
+) {
   const loading = clock();
   using model = await randomModel(device, shape);
   console.log(
-    `${shape.name}: loaded in ${((clock() - loading) / 1e3).toFixed(1)} s; ${(stepBytes(shape) / 1e9).toFixed(2)} GB of weights a step`,
+    `${shape.name}: loaded in ${((clock() - loading) / 1e3).toFixed(1)} s; ${
+      (stepBytes(shape) / 1e9).toFixed(2)
+    } GB of weights a step`,
   );
   for (const length of lengths) {
     for (const slots of slotCounts) {
@@ -112,15 +160,26 @@ for (const shape of shapes.filter(({ name }) => !args.shape || name.endsWith(arg
         results.push(row);
         const ops = productOps(shape, length) + attentionOps(shape, length);
         console.log(
-          `${name.padEnd(7)} ${length} x ${slots}: prefill ${row.prefillMs.toFixed(0)} ms (${
-            (ops / row.prefillMs / 1e9).toFixed(0)
-          } TFLOP/s), step ${row.stepMs.toFixed(3)} ms, floor ${row.floorMs.toFixed(3)} ms (${(row.bytes / 1e9).toFixed(2)} GB), ${
-            ((100 * row.floorMs) / row.stepMs).toFixed(0)
-          } %`,
+          `${name.padEnd(7)} ${length} x ${slots}: prefill ${
+            row.prefillMs.toFixed(0)
+          } ms (${(ops / row.prefillMs / 1e9).toFixed(0)} TFLOP/s), step ${
+            row.stepMs.toFixed(3)
+          } ms, floor ${row.floorMs.toFixed(3)} ms (${
+            (row.bytes / 1e9).toFixed(2)
+          } GB), ${((100 * row.floorMs) / row.stepMs).toFixed(0)} %`,
         );
       }
     }
   }
 }
-if (args.json) writeFileSync(args.json, JSON.stringify({ device: device.description, copy: rate, results }, null, 2));
+if (args.json) {
+  writeFileSync(
+    args.json,
+    JSON.stringify(
+      { device: device.description, copy: rate, results },
+      null,
+      2,
+    ),
+  );
+}
 process.exit(0);

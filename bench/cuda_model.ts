@@ -5,7 +5,11 @@ import { join } from "node:path";
 import type { Device } from "../lib/device.ts";
 import type { TensorSpan } from "../lib/formats/checkpoint.ts";
 import { LoadedModel } from "../lib/model.ts";
-import type { LayerWeights, LoadedCheckpoint, ModelShape } from "../lib/models/model.ts";
+import type {
+  LayerWeights,
+  LoadedCheckpoint,
+  ModelShape,
+} from "../lib/models/model.ts";
 import type { Tokenizer } from "../lib/tokenizer/tokenizer.ts";
 import { loadWeights, weightBytes } from "../lib/weights.ts";
 
@@ -22,23 +26,51 @@ export interface Shape {
 }
 
 export const shapes: readonly Shape[] = [
-  { name: "Llama-3.1-8B", layers: 32, hidden: 4096, heads: 32, kvHeads: 8, headDim: 128, intermediate: 14336, vocab: 128256, tied: false },
-  { name: "Llama-3.2-1B", layers: 16, hidden: 2048, heads: 32, kvHeads: 8, headDim: 64, intermediate: 8192, vocab: 128256, tied: true },
+  {
+    name: "Llama-3.1-8B",
+    layers: 32,
+    hidden: 4096,
+    heads: 32,
+    kvHeads: 8,
+    headDim: 128,
+    intermediate: 14336,
+    vocab: 128256,
+    tied: false,
+  },
+  {
+    name: "Llama-3.2-1B",
+    layers: 16,
+    hidden: 2048,
+    heads: 32,
+    kvHeads: 8,
+    headDim: 64,
+    intermediate: 8192,
+    vocab: 128256,
+    tied: true,
+  },
 ];
 
 /** Bytes of weights that a step reads: all but the input table, of which it reads a row. */
 export function stepBytes(shape: Shape): number {
-  const { layers, hidden, heads, kvHeads, headDim, intermediate, vocab } = shape;
-  return 2 * (layers * hidden * (headDim * (2 * heads + 2 * kvHeads) + 3 * intermediate) + vocab * hidden);
+  const { layers, hidden, heads, kvHeads, headDim, intermediate, vocab } =
+    shape;
+  return 2 *
+    (layers * hidden *
+        (headDim * (2 * heads + 2 * kvHeads) + 3 * intermediate) +
+      vocab * hidden);
 }
 
 /** Multiplications and additions of a prompt's products; its attention, causal, is `attentionOps`. */
 export function productOps(shape: Shape, tokens: number): number {
   const { layers, hidden, heads, kvHeads, headDim, intermediate } = shape;
-  return 2 * tokens * layers * hidden * (headDim * (2 * heads + 2 * kvHeads) + 3 * intermediate);
+  return 2 * tokens * layers * hidden *
+    (headDim * (2 * heads + 2 * kvHeads) + 3 * intermediate);
 }
 
-export function attentionOps({ layers, heads, headDim }: Shape, tokens: number): number {
+export function attentionOps(
+  { layers, heads, headDim }: Shape,
+  tokens: number,
+): number {
   return 2 * tokens * tokens * layers * heads * headDim;
 }
 
@@ -65,26 +97,54 @@ function randomBlock(deviation: number): Uint8Array {
 }
 
 /** A file of ones (f32, a norm's weights), then of random numbers (bf16). */
-function writeFile(path: string, norm: number, bytes: number, deviation: number): void {
+function writeFile(
+  path: string,
+  norm: number,
+  bytes: number,
+  deviation: number,
+): void {
   const file = openSync(path, "w");
   writeSync(file, new Uint8Array(new Float32Array(norm).fill(1).buffer));
   const block = randomBlock(deviation);
-  for (let at = 0; at < bytes; at += BLOCK) writeSync(file, block, 0, Math.min(BLOCK, bytes - at), 4 * norm + at);
+  for (let at = 0; at < bytes; at += BLOCK) {
+    writeSync(file, block, 0, Math.min(BLOCK, bytes - at), 4 * norm + at);
+  }
 }
 
-export async function randomModel(device: Device, shape: Shape): Promise<LoadedModel> {
-  const { layers, hidden, heads, kvHeads, headDim, intermediate, vocab, tied } = shape;
+export async function randomModel(
+  device: Device,
+  shape: Shape,
+): Promise<LoadedModel> {
+  const { layers, hidden, heads, kvHeads, headDim, intermediate, vocab, tied } =
+    shape;
   const folder = mkdtempSync(join(tmpdir(), "recallkv-bench-"));
   const path = join(folder, "weights");
-  const random = Math.max(vocab * hidden * 2, hidden * (headDim * (2 * heads + 2 * kvHeads) + 3 * intermediate) * 2);
+  const random = Math.max(
+    vocab * hidden * 2,
+    hidden * (headDim * (2 * heads + 2 * kvHeads) + 3 * intermediate) * 2,
+  );
   writeFile(path, hidden, random, 1 / Math.sqrt(hidden));
   let at = 4 * hidden;
   const matrix = (name: string, rows: number, cols: number): TensorSpan => {
-    const span = { name, type: "bf16" as const, shape: [rows, cols], file: 0, offset: at, bytes: rows * cols * 2 };
+    const span = {
+      name,
+      type: "bf16" as const,
+      shape: [rows, cols],
+      file: 0,
+      offset: at,
+      bytes: rows * cols * 2,
+    };
     at += span.bytes;
     return span;
   };
-  const norm = { name: "norm", type: "f32" as const, shape: [hidden], file: 0, offset: 0, bytes: 4 * hidden };
+  const norm = {
+    name: "norm",
+    type: "f32" as const,
+    shape: [hidden],
+    file: 0,
+    offset: 0,
+    bytes: 4 * hidden,
+  };
   const layer: LayerWeights = {
     attnNorm: norm,
     q: matrix("q", heads * headDim, hidden),
@@ -118,7 +178,10 @@ export async function randomModel(device: Device, shape: Shape): Promise<LoadedM
     rope: {
       dim: headDim,
       interleaved: false,
-      inverseFrequencies: Float64Array.from({ length: headDim / 2 }, (_, i) => 5e5 ** (-2 * i / headDim)),
+      inverseFrequencies: Float64Array.from(
+        { length: headDim / 2 },
+        (_, i) => 5e5 ** (-2 * i / headDim),
+      ),
       attentionFactor: 1,
     },
     window: new Array<null>(layers).fill(null),
@@ -129,14 +192,27 @@ export async function randomModel(device: Device, shape: Shape): Promise<LoadedM
   const checkpoint: LoadedCheckpoint = {
     files: [path],
     shape: modelShape,
-    weights: { embed: table, outputNorm: norm, output: tied ? null : table, layers: new Array<LayerWeights>(layers).fill(layer) },
+    weights: {
+      embed: table,
+      outputNorm: norm,
+      output: tied ? null : table,
+      layers: new Array<LayerWeights>(layers).fill(layer),
+    },
     tokenizer: noTokenizer,
     chat: null,
   };
   const arena = device.arena(2 * weightBytes(checkpoint) + (1 << 28));
   try {
     const weights = await loadWeights(device, arena, checkpoint, {});
-    return new LoadedModel(path, device, checkpoint, weights, arena, false, () => {});
+    return new LoadedModel(
+      path,
+      device,
+      checkpoint,
+      weights,
+      arena,
+      false,
+      () => {},
+    );
   } finally {
     rmSync(folder, { recursive: true });
   }
@@ -145,4 +221,11 @@ export async function randomModel(device: Device, shape: Shape): Promise<LoadedM
 const none = () => {
   throw new Error("Cannot tokenize: a model of random weights has no words");
 };
-const noTokenizer: Tokenizer = { encode: none, decode: none, decoder: none, tokenToId: none, idToToken: none, special: new Map() };
+const noTokenizer: Tokenizer = {
+  encode: none,
+  decode: none,
+  decoder: none,
+  tokenToId: none,
+  idToToken: none,
+  special: new Map(),
+};

@@ -32,8 +32,14 @@ import {
 } from "../mod.ts";
 
 const FACTS = 40;
-const args = parseArgs(process.argv.slice(2), { string: ["documents", "context", "seed", "only", "json"] });
-const [count, context, seed] = [Number(args.documents ?? 5), Number(args.context ?? 4000), Number(args.seed ?? 1)];
+const args = parseArgs(process.argv.slice(2), {
+  string: ["documents", "context", "seed", "only", "json"],
+});
+const [count, context, seed] = [
+  Number(args.documents ?? 5),
+  Number(args.context ?? 4000),
+  Number(args.seed ?? 1),
+];
 
 interface Row {
   policy: string;
@@ -49,17 +55,51 @@ interface Row {
 }
 
 using model = await load();
-const documents = await writeDocuments(model, { seed, documents: count, facts: FACTS, tokens: context });
-const other = (await writeDocuments(model, { seed: seed + 1000, documents: 1, facts: 0, tokens: 4000 }))[0];
-const { skew, projection } = await calibrate(model, documentTokens(model, other.text));
+const documents = await writeDocuments(model, {
+  seed,
+  documents: count,
+  facts: FACTS,
+  tokens: context,
+});
+const other = (await writeDocuments(model, {
+  seed: seed + 1000,
+  documents: 1,
+  facts: 0,
+  tokens: 4000,
+}))[0];
+const { skew, projection } = await calibrate(
+  model,
+  documentTokens(model, other.text),
+);
 
 const none = { exempt: [] };
 const policies: [name: string, of: (budget: number) => Policy][] = [
   ["clusterKV, 80 per cluster", (budget) => clusterKV({ budget, ...none })],
-  ["clusterKV, 16", (budget) => clusterKV({ budget, tokensPerCluster: 16, ...none })],
-  ["clusterKV, 16, per head", (budget) => clusterKV({ budget, tokensPerCluster: 16, perHead: true, ...none })],
-  ["clusterKV, 16, bound 0.3", (budget) => clusterKV({ budget, tokensPerCluster: 16, bound: 0.3, ...none })],
-  ["clusterKV, 16, bound 0.3, estimate", (budget) => clusterKV({ budget, tokensPerCluster: 16, bound: 0.3, estimate: true, ...none })],
+  [
+    "clusterKV, 16",
+    (budget) => clusterKV({ budget, tokensPerCluster: 16, ...none }),
+  ],
+  [
+    "clusterKV, 16, per head",
+    (budget) =>
+      clusterKV({ budget, tokensPerCluster: 16, perHead: true, ...none }),
+  ],
+  [
+    "clusterKV, 16, bound 0.3",
+    (budget) =>
+      clusterKV({ budget, tokensPerCluster: 16, bound: 0.3, ...none }),
+  ],
+  [
+    "clusterKV, 16, bound 0.3, estimate",
+    (budget) =>
+      clusterKV({
+        budget,
+        tokensPerCluster: 16,
+        bound: 0.3,
+        estimate: true,
+        ...none,
+      }),
+  ],
   ["quest", (budget) => quest({ budget, ...none })],
   ["quest, by group", (budget) => quest({ budget, perHead: false, ...none })],
   ["infiniGen", (budget) => infiniGen({ skew, budget })],
@@ -90,19 +130,42 @@ const rows: Row[] = [];
 const yardstick = await run("full", "1", full);
 for (const [name, of] of policies) {
   if (!isWanted(name)) continue;
-  for (const share of [32, 16, 8]) await run(name, `1/${share}`, () => of(Math.round(context / share)));
+  for (const share of [32, 16, 8]) {
+    await run(name, `1/${share}`, () => of(Math.round(context / share)));
+  }
 }
-if (isWanted("pyramidInfer")) await run("pyramidInfer", "-", () => pyramidInfer());
+if (isWanted("pyramidInfer")) {
+  await run("pyramidInfer", "-", () => pyramidInfer());
+}
 if (args.json) {
-  writeFileSync(args.json, JSON.stringify({ model: "mini", seed, context, documents: count, n: count * FACTS, rows }, null, 2) + "\n");
+  writeFileSync(
+    args.json,
+    JSON.stringify(
+      {
+        model: "mini",
+        seed,
+        context,
+        documents: count,
+        n: count * FACTS,
+        rows,
+      },
+      null,
+      2,
+    ) + "\n",
+  );
 }
 
 function isWanted(name: string): boolean {
-  return args.only === undefined || args.only.split(";").some((part) => name.startsWith(part));
+  return args.only === undefined ||
+    args.only.split(";").some((part) => name.startsWith(part));
 }
 
 /** Runs a policy over all documents; returns which questions it answered. */
-async function run(policy: string, share: string, of: () => Policy): Promise<boolean[]> {
+async function run(
+  policy: string,
+  share: string,
+  of: () => Policy,
+): Promise<boolean[]> {
   const right: boolean[] = [];
   const measured: Fidelity[] = [];
   let [read, bytesPerStep] = [0, 0];
@@ -112,10 +175,16 @@ async function run(policy: string, share: string, of: () => Policy): Promise<boo
     read = outcome.rows;
     bytesPerStep = outcome.bytesPerStep;
   }
-  const mean = (of: keyof Fidelity) => measured.reduce((sum, one) => sum + one[of], 0) / measured.length;
+  const mean = (of: keyof Fidelity) =>
+    measured.reduce((sum, one) => sum + one[of], 0) / measured.length;
   const exact = { recallRate: 1, mass: 1, error: 0, rows: read };
   const found = measured.length > 0
-    ? { recallRate: mean("recallRate"), mass: mean("mass"), error: mean("error"), rows: mean("rows") }
+    ? {
+      recallRate: mean("recallRate"),
+      mass: mean("mass"),
+      error: mean("error"),
+      rows: mean("rows"),
+    }
     : exact;
   const against = policy === "full" ? right : yardstick;
   const row: Row = {
@@ -131,10 +200,12 @@ async function run(policy: string, share: string, of: () => Policy): Promise<boo
   rows.push(row);
   const { mass, error, recallRate } = found;
   console.log(
-    `| ${policy} | ${share} | ${found.rows.toFixed(0)} | ${(bytesPerStep / 1024).toFixed(0)} | ${mass.toFixed(3)} | ${
-      recallRate.toFixed(3)
-    } | ` +
-      `${error.toFixed(3)} | ${row.right} of ${right.length} | -${row.lost} +${row.gained} |`,
+    `| ${policy} | ${share} | ${found.rows.toFixed(0)} | ${
+      (bytesPerStep / 1024).toFixed(0)
+    } | ${mass.toFixed(3)} | ${recallRate.toFixed(3)} | ` +
+      `${
+        error.toFixed(3)
+      } | ${row.right} of ${right.length} | -${row.lost} +${row.gained} |`,
   );
   return right;
 }
@@ -162,7 +233,11 @@ async function ask(
     const measure = async (tokens: readonly number[]) => {
       everything.rewind(read);
       await everything.prefill(tokens);
-      measured.push(await fidelity(probe, session, { witness: { probe: witness, session: everything } }));
+      measured.push(
+        await fidelity(probe, session, {
+          witness: { probe: witness, session: everything },
+        }),
+      );
     };
     const isMeasured = i % 8 === 0 && policy.name !== "full";
     if (isMeasured) await measure(asked);
@@ -172,5 +247,9 @@ async function ask(
     session.rewind(place);
   }
   const { total } = attendedRows(session, before, await session.attended());
-  return { right, rows: total, bytesPerStep: total * bytesPerRow(session) / 2 + session.selectBytes() }; // rows as f16
+  return {
+    right,
+    rows: total,
+    bytesPerStep: total * bytesPerRow(session) / 2 + session.selectBytes(),
+  }; // rows as f16
 }
