@@ -374,7 +374,7 @@ RKV_INLINE rkv_vec rkv_exp2(rkv_vec x) {
 
 #define RKV_EACH_PAIR(h, step)                                     \
   RKV_UNROLL for (int32_t i = 0; i < h; i++) {                     \
-    const rkv_vec a = v[i], b = v[i + h];                          \
+    const __typeof__(v[0]) a = v[i], b = v[i + h];                 \
     step(h)                                                        \
   }
 #define RKV_FOLD(h) v[i] = RKV_LOW_##h(a, b) + RKV_HIGH_##h(a, b);
@@ -391,6 +391,37 @@ RKV_INLINE rkv_vec rkv_sum_rows(rkv_vec v[RKV_LANES]) {
   RKV_EACH_PAIR(1, RKV_FOLD)
   return v[0];
 }
+
+/* ---- pairs of 16-bit numbers -------------------------------------------------------------------------------------------------------- */
+
+#if defined(__AVX512VNNI__)
+#define RKV_WORDS 1
+
+/* 2 * RKV_LANES signed bytes as 16-bit numbers. */
+RKV_INLINE rkv_ivec rkv_widen_bytes(const void *p) {
+  __m256i bytes;
+  memcpy(&bytes, p, sizeof bytes);
+  return (rkv_ivec)_mm512_cvtepi8_epi16(bytes);
+}
+
+/* a[i] and b[i] side by side: the lower, the upper four of every eight numbers. */
+RKV_INLINE rkv_ivec rkv_weave_low(rkv_ivec a, rkv_ivec b) { return (rkv_ivec)_mm512_unpacklo_epi16((__m512i)a, (__m512i)b); }
+RKV_INLINE rkv_ivec rkv_weave_high(rkv_ivec a, rkv_ivec b) { return (rkv_ivec)_mm512_unpackhi_epi16((__m512i)a, (__m512i)b); }
+
+/* sum + both products of each lane. */
+RKV_INLINE rkv_ivec rkv_add_words(rkv_ivec sum, rkv_ivec a, rkv_ivec b) { return (rkv_ivec)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b); }
+
+/* As rkv_sum_rows, in whole numbers. */
+RKV_INLINE rkv_ivec rkv_int_sum_rows(rkv_ivec v[RKV_LANES]) {
+  RKV_EACH_PAIR(8, RKV_FOLD)
+  RKV_EACH_PAIR(4, RKV_FOLD)
+  RKV_EACH_PAIR(2, RKV_FOLD)
+  RKV_EACH_PAIR(1, RKV_FOLD)
+  return v[0];
+}
+#else
+#define RKV_WORDS 0
+#endif
 
 #define RKV_SWAP(h)                                                                      \
   RKV_UNROLL for (int32_t i = 0; i < RKV_LANES; i++)                                     \

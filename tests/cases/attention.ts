@@ -101,11 +101,19 @@ function attendChunk(row: AttendChunk, random: Random): Args {
 }
 
 export const attentionCases: Case[] = [
+  // Rows of bytes may meet queries and probabilities of 16 bits.
+  ...cases<Attend>("attend", twice(naive("bf16")), attend, [
+    { lengths: [37], kvHeads: 3, group: 2, headDim: 32, sink: 0, dtype: "q8" },
+    { lengths: [600], kvHeads: 3, group: 2, headDim: 32, sink: 16, tail: 33, budget: 64, dtype: "q8" },
+    { lengths: [513], kvHeads: 2, group: 3, headDim: 96, sink: 16, dtype: "q8" },
+    { lengths: [700], kvHeads: 1, group: 8, headDim: 128, sink: 16, tail: 33, budget: 300, perHead: true, dtype: "q8" },
+    { lengths: [37, 301], kvHeads: 2, group: 2, headDim: 64, sink: 4, softCap: 3, dtype: "q8" },
+    { lengths: [300], kvHeads: 2, group: 2, headDim: 32, sink: 4, inputs: "all keys equal", dtype: "q8" },
+  ]),
   ...cases<Attend>("attend", twice(naive("f32")), attend, [
     { lengths: [37], kvHeads: 3, group: 2, headDim: 32, sink: 0 },
     { lengths: [37], kvHeads: 3, group: 2, headDim: 32, sink: 0, dtype: "f16" },
     { lengths: [37], kvHeads: 3, group: 2, headDim: 32, sink: 0, dtype: "bf16" },
-    { lengths: [37], kvHeads: 3, group: 2, headDim: 32, sink: 0, dtype: "q8" },
     { lengths: [1], kvHeads: 5, group: 1, headDim: 8, sink: 0 },
     { lengths: [257], kvHeads: 2, group: 1, headDim: 64, sink: 4, dtype: "f16" },
     { lengths: [700], kvHeads: 1, group: 8, headDim: 128, sink: 16, dtype: "f16" },
@@ -114,7 +122,6 @@ export const attentionCases: Case[] = [
     { lengths: [600], kvHeads: 3, group: 2, headDim: 32, sink: 16, tail: 33, budget: 64 },
     { lengths: [600], kvHeads: 3, group: 2, headDim: 32, sink: 16, tail: 33, budget: 64, dtype: "f16" },
     { lengths: [600], kvHeads: 3, group: 2, headDim: 32, sink: 16, tail: 33, budget: 64, dtype: "bf16" },
-    { lengths: [600], kvHeads: 3, group: 2, headDim: 32, sink: 16, tail: 33, budget: 64, dtype: "q8" },
     { lengths: [600], kvHeads: 3, group: 2, headDim: 32, sink: 16, tail: 33, budget: 64, perHead: true },
     { lengths: [600], kvHeads: 2, group: 8, headDim: 64, sink: 16, tail: 1, budget: 300, perHead: true, dtype: "f16" },
     { lengths: [113], kvHeads: 2, group: 2, headDim: 32, sink: 16, tail: 33, budget: 64 },
