@@ -1,0 +1,104 @@
+/** Readers of the golden files beside this one; tests/golden/README.md says what they hold. */
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+
+const [kvHeads, group, headDim, topicRows] = [2, 2, 32, 25];
+
+export interface Inputs {
+  readonly length: number;
+  readonly kvHeads: number;
+  readonly heads: number;
+  readonly headDim: number;
+  /** f32[length, heads, headDim]: as attention uses them, with scale 1 / sqrt(headDim). */
+  readonly q: Float32Array;
+  /** f32[kvHeads, length, headDim]; 8 significant bits. */
+  readonly keys: Float32Array;
+  readonly values: Float32Array;
+}
+
+export interface Golden<Options> {
+  readonly name: string;
+  /** Whose code answered. */
+  readonly oracle: string;
+  readonly inputs: Inputs;
+  readonly options: Options;
+  /** Least score that was kept less the largest that was not. */
+  readonly gap: number;
+}
+
+export interface SnapKVGolden extends Golden<{ budget: number; window: number; kernel: number; pooling: "mean" | "max"; perHead: boolean }> {
+  /** Rows kept of each KV head, or of each query head, ascending. */
+  readonly kept: readonly (readonly number[])[];
+  /** f32[heads, length - window]. */
+  readonly scores: Float32Array;
+}
+
+export const snapKVGoldens = (): SnapKVGolden[] => read<SnapKVGolden>("snapKV");
+
+/** A case as it lies in the file: the inputs are said by their seed, tensors are packed. */
+function read<Case extends { inputs: Inputs }>(method: string): Case[] {
+  const { cases } = JSON.parse(readFileSync(new URL(`${method}.json`, import.meta.url), "utf8")) as { cases: Record<string, unknown>[] };
+  return cases.map((one) => {
+    const { seed, length, sha256 } = one.inputs as { seed: number; length: number; sha256: string };
+    const fields = Object.entries(one).map(([name, value]) => [name, isPacked(value) ? unpacked(value) : value]);
+    return { ...Object.fromEntries(fields), inputs: inputsOf(seed, length, sha256) } as Case;
+  });
+}
+
+interface Packed {
+  readonly dtype: "f32" | "i32";
+  readonly data: string;
+}
+
+function isPacked(value: unknown): value is Packed {
+  return typeof value === "object" && value !== null && "dtype" in value && "data" in value;
+}
+
+function unpacked({ dtype, data }: Packed): Float32Array | Int32Array {
+  const { buffer } = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  return dtype === "f32" ? new Float32Array(buffer) : new Int32Array(buffer);
+}
+
+/** The inputs of a seed, as inputs.py makes them; Error where they are not those that the file was made of. */
+export function inputsOf(seed: number, length: number, sha256?: string): Inputs {
+  const heads = kvHeads * group;
+  const topics = bells(seed * 8, kvHeads * (Math.floor(length / topicRows) + 1) * headDim);
+  const topic = (h: number, n: number, d: number) => topics[(h * (Math.floor(length / topicRows) + 1) + n) * headDim + d];
+  const ownTopic = (row: number) => Math.floor(row / topicRows);
+  const place = (i: number) => ({ h: Math.floor(i / headDim / length), row: Math.floor(i / headDim) % length, d: i % headDim });
+  const keys = Float32Array.from(bells(seed * 8 + 1, kvHeads * length * headDim), (x, i) => {
+    const { h, row, d } = place(i);
+    return ((x + topic(h, ownTopic(row), d)) >> 3) / 32;
+  });
+  const values = Float32Array.from(bells(seed * 8 + 2, kvHeads * length * headDim), (x) => (x >> 2) / 32);
+  const asked = hashed(seed * 8 + 3, length).map((x, row) => x % (ownTopic(row) + 1));
+  const q = Float32Array.from(bells(seed * 8 + 4, length * heads * headDim), (x, i) => {
+    const [row, head, d] = [Math.floor(i / headDim / heads), Math.floor(i / headDim) % heads, i % headDim];
+    return (x + topic(Math.floor(head / group), asked[row], d)) / 256;
+  });
+  if (sha256 !== undefined && sha256Of([q, keys, values]) !== sha256) {
+    throw new Error(`Cannot make the inputs of seed ${seed}, length ${length}: their hash is not ${sha256}`);
+  }
+  return { length, kvHeads, heads, headDim, q, keys, values };
+}
+
+/** The 32-bit finisher of MurmurHash3 over seed * 2^20 + place, multiplied by the golden ratio. */
+function hashed(seed: number, count: number): Uint32Array {
+  return Uint32Array.from({ length: count }, (_, i) => {
+    let x = Math.imul(i + seed * 2 ** 20, 0x9e3779b9);
+    x = Math.imul(x ^ (x >>> 16), 0x85ebca6b);
+    x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35);
+    return x ^ (x >>> 16);
+  });
+}
+
+/** Sums of four bytes of a hash, less their mean. */
+function bells(seed: number, count: number): Int32Array {
+  return Int32Array.from(hashed(seed, count), (x) => (x >>> 24) + ((x >>> 16) & 255) + ((x >>> 8) & 255) + (x & 255) - 510);
+}
+
+function sha256Of(parts: readonly Float32Array[]): string {
+  const hash = createHash("sha256");
+  for (const part of parts) hash.update(new Uint8Array(part.buffer));
+  return hash.digest("hex");
+}
