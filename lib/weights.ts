@@ -29,6 +29,10 @@ export async function loadWeights(
       options.signal?.throwIfAborted();
       options.onProgress?.({ stage: "load", done, total, unit: "bytes" });
     };
+    // The largest matrices first: while one is packed it is there twice, and the rest not yet.
+    const ends = arena.model(pack(spans.embed), pack(spans.outputNorm), spans.output && pack(spans.output), shape.normEps);
+    fences.push(arena.fence());
+    await settle(0);
     const layers = [];
     for (const [l, layer] of spans.layers.entries()) {
       const { heads: q, kvHeads: k } = shape;
@@ -43,7 +47,6 @@ export async function loadWeights(
       fences.push(arena.fence());
       await settle(2);
     }
-    const ends = arena.model(pack(spans.embed), pack(spans.outputNorm), spans.output && pack(spans.output), shape.normEps);
     const frequencies = arena.tensor("f32", [shape.rope.dim / 2]);
     frequencies.write(Float32Array.from(shape.rope.inverseFrequencies));
     fences.push(arena.fence());
