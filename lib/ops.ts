@@ -18,19 +18,31 @@ import { type Arena, type Device, open as openDevice, type OpenOptions } from ".
 import type { Kernels } from "./kernels.ts";
 import { numberIn, shown } from "./options.ts";
 import { rowBytes, type Tensor } from "./tensor.ts";
-import type { DType, TensorData } from "./types.ts";
+import type { DType } from "./types.ts";
 
 export { RecallError } from "./errors.ts";
 export type { OpenOptions } from "./device.ts";
-export type { DType, TensorData } from "./types.ts";
+export type { DType } from "./types.ts";
 
 /** Opens a device: "cpu", "cuda", or "auto" (CUDA where it can be had, else the CPU). Errors: RecallError `RKV_DEVICE`. */
 export async function open(kind: "auto" | "cpu" | "cuda" = "auto", options: OpenOptions = {}): Promise<OpsDevice> {
   return new OpsDevice(await openDevice(kind, options));
 }
 
+/** What the numbers of each dtype come back as. */
+export interface DataOf {
+  f32: Float32Array;
+  i32: Int32Array;
+  u32: Uint32Array;
+  /** Bits. */
+  f16: Uint16Array;
+  bf16: Uint16Array;
+  /** Rows of signed bytes, each followed by its f32 scale. */
+  q8: Uint8Array;
+}
+
 /** An array on a device. */
-export class DeviceArray {
+export class DeviceArray<D extends DType = DType> {
   /** Made by the device and its ops. */
   constructor(readonly device: OpsDevice, readonly tensor: Tensor, private readonly arena: Arena) {}
 
@@ -38,13 +50,13 @@ export class DeviceArray {
     return this.tensor.shape;
   }
 
-  get dtype(): DType {
-    return this.tensor.dtype;
+  get dtype(): D {
+    return this.tensor.dtype as D;
   }
 
   /** Waits for all work before, then copies the numbers to the host; 16-bit floats come as their bits. */
-  read(): Promise<TensorData> {
-    return this.tensor.read();
+  read(): Promise<DataOf[D]> {
+    return this.tensor.read() as Promise<DataOf[D]>;
   }
 
   /** Gives its memory back, once all work that was enqueued before has ended. */
@@ -77,6 +89,9 @@ export class OpsDevice {
    * Copies numbers to the device. Float32Array is f32, Int32Array i32; a Uint16Array holds the bits of f16 or bf16, as `dtype` says.
    * Errors: TypeError for another kind; RangeError where data and shape differ in length.
    */
+  from(data: Float32Array, shape: readonly number[]): DeviceArray<"f32">;
+  from(data: Int32Array, shape: readonly number[]): DeviceArray<"i32">;
+  from<D extends "f16" | "bf16">(data: Uint16Array, shape: readonly number[], dtype: D): DeviceArray<D>;
   from(data: Float32Array | Int32Array | Uint16Array, shape: readonly number[], dtype?: DType): DeviceArray {
     const found = data instanceof Float32Array
       ? "f32"
@@ -105,9 +120,9 @@ export class OpsDevice {
   }
 
   /** An array of zeros. */
-  array(dtype: DType, shape: readonly number[]): DeviceArray {
+  array<D extends DType>(dtype: D, shape: readonly number[]): DeviceArray<D> {
     const arena = this.#arena(bytesOf(dtype, shape));
-    return new DeviceArray(this, committed(arena, dtype, shape), arena);
+    return new DeviceArray<D>(this, committed(arena, dtype, shape), arena);
   }
 
   /** Runs `work` with room that is given back when what it has enqueued has ended. */
@@ -146,13 +161,13 @@ export interface KmeansOptions {
 
 export interface KmeansResult {
   /** f32[slots, kvHeads, clusters, headDim]: means of the members. */
-  readonly centroids: DeviceArray;
+  readonly centroids: DeviceArray<"f32">;
   /** i32[slots, kvHeads, rows]: the cluster of each row. */
-  readonly labels: DeviceArray;
+  readonly labels: DeviceArray<"i32">;
   /** i32[slots, kvHeads, rows]: rows by cluster; those of cluster c are order[offsets[c] .. offsets[c + 1]), in their own order. */
-  readonly order: DeviceArray;
+  readonly order: DeviceArray<"i32">;
   /** i32[slots, kvHeads, clusters + 1]. */
-  readonly offsets: DeviceArray;
+  readonly offsets: DeviceArray<"i32">;
 }
 
 /**
@@ -189,7 +204,7 @@ export function kmeans(device: OpsDevice, keys: DeviceArray, { clusters, iterati
  * label = argmax_c key . centroid_c / |centroid_c| (a centroid of zeros counts as cosine 0). Source: ClusterKV 3.2. Errors: RangeError for
  * shapes, TypeError for dtypes.
  */
-export function assign(device: OpsDevice, keys: DeviceArray, centroids: DeviceArray): DeviceArray {
+export function assign(device: OpsDevice, keys: DeviceArray, centroids: DeviceArray): DeviceArray<"i32"> {
   const [slots, kvHeads, rows] = shapeOf("assign", "keys", keys, ["slots", "kvHeads", "rows", "headDim"]);
   const [, , clusters] = shapeOf("assign", "centroids", centroids, ["slots", "kvHeads", "clusters", "headDim"]);
   const labels = device.array("i32", [slots, kvHeads, rows]);
@@ -223,7 +238,7 @@ export interface ScoreOptions {
  * u = q . centroid + bound |q| radius; score = sum over the heads of a KV head of softmax_c(scale u); perHead: u.
  * Source: ClusterKV 3.3; RetroInfer (arXiv 2505.02922) 4.2. Errors: RangeError for `scale`, `bound`; RangeError for shapes, TypeError for dtypes.
  */
-export function centroidScores(device: OpsDevice, q: DeviceArray, centroids: DeviceArray, options: ScoreOptions = {}): DeviceArray {
+export function centroidScores(device: OpsDevice, q: DeviceArray, centroids: DeviceArray, options: ScoreOptions = {}): DeviceArray<"f32"> {
   const [slots, heads, headDim] = shapeOf("score centroids", "q", q, ["slots", "heads", "headDim"]);
   const [, kvHeads, clusters] = shapeOf("score centroids", "centroids", centroids, ["slots", "kvHeads", "clusters", "headDim"]);
   const { offsets, radius, bound = 0, scale = 1 / Math.sqrt(headDim), perHead = false } = options;
@@ -245,7 +260,7 @@ export function centroidScores(device: OpsDevice, q: DeviceArray, centroids: Dev
  * The k best of each plane: i32[slots, n, k], ids by descending score, ties to the lower id; NaN and -Infinity are left out, then -1.
  * scores[slots, n, width] f32. Errors: RangeError for `k`; RangeError for shapes, TypeError for dtypes.
  */
-export function topk(device: OpsDevice, scores: DeviceArray, k: number): DeviceArray {
+export function topk(device: OpsDevice, scores: DeviceArray, k: number): DeviceArray<"i32"> {
   const [slots, planes, width] = shapeOf("rank", "scores", scores, ["slots", "n", "width"]);
   numberIn("rank", "k", k, 1, width, true);
   const order = device.array("i32", [slots, planes, k]);
@@ -258,7 +273,7 @@ export function topk(device: OpsDevice, scores: DeviceArray, k: number): DeviceA
  * order[slots, n, k] i32: cluster ids, best first, then -1; offsets[slots, kvHeads, clusters + 1] i32: cluster c is rows
  * [offsets[c], offsets[c + 1]) of an array in cluster order. Source: ClusterKV 3.3. Errors: RangeError for `budget`; RecallError.
  */
-export function fillBudget(device: OpsDevice, order: DeviceArray, offsets: DeviceArray, budget: number): DeviceArray {
+export function fillBudget(device: OpsDevice, order: DeviceArray, offsets: DeviceArray, budget: number): DeviceArray<"i32"> {
   const [slots, planes] = shapeOf("fill the budget", "order", order, ["slots", "n", "k"]);
   numberIn("fill the budget", "budget", budget, 1, 2 ** 24, true);
   const index = device.array("i32", [slots, planes, budget]);
@@ -270,7 +285,7 @@ export function fillBudget(device: OpsDevice, order: DeviceArray, offsets: Devic
  * Chosen rows together: f32[slots, kvHeads, budget, width]; those of -1 are zeros. from[slots, kvHeads, rows, width] f32, f16 or bf16;
  * index[slots, kvHeads, budget] i32. Errors: RangeError for shapes, TypeError for dtypes.
  */
-export function gatherRows(device: OpsDevice, from: DeviceArray, index: DeviceArray): DeviceArray {
+export function gatherRows(device: OpsDevice, from: DeviceArray, index: DeviceArray): DeviceArray<"f32"> {
   const [slots, kvHeads, , width] = shapeOf("gather rows", "from", from, ["slots", "kvHeads", "rows", "width"]);
   const [, , budget] = shapeOf("gather rows", "index", index, ["slots", "kvHeads", "budget"]);
   const to = device.array("f32", [slots, kvHeads, budget, width]);
@@ -291,9 +306,9 @@ export interface AttendOptions {
 
 export interface AttendResult {
   /** f32[slots, heads, headDim]. */
-  readonly attended: DeviceArray;
+  readonly attended: DeviceArray<"f32">;
   /** f32[slots, heads]: log-sum-exp of the logits that were read. */
-  readonly lse: DeviceArray;
+  readonly lse: DeviceArray<"f32">;
 }
 
 /**

@@ -116,7 +116,7 @@ describe("recallkv/kernels", () => {
   const refused: [string, () => unknown, RegExp][] = [
     ["data of another length", () => device.from(normals(5), [2, 3]), /data has 5 numbers but shape \[2, 3\] has 6/],
     ["data of another kind", () => device.from([1, 2] as unknown as Float32Array, [2]), /data is an object .*want a Float32Array/],
-    ["bits without a dtype", () => device.from(new Uint16Array(2), [2]), /want .* "f16" or "bf16"/],
+    ["bits without a dtype", () => device.from(new Uint16Array(2) as never, [2]), /want .* "f16" or "bf16"/],
     ["no clusters", () => kmeans(device, keys, { clusters: 0 }), /clusters is 0, want a whole number from 1 to 300/],
     ["more clusters than rows", () => kmeans(device, keys, { clusters: 301 }), /clusters is 301/],
     ["NaN", () => attend(device, q, keys, values, { scale: NaN }), /scale is NaN/],
