@@ -35,6 +35,19 @@ export interface SnapKVGolden extends Golden<{ budget: number; window: number; k
 
 export const snapKVGoldens = (): SnapKVGolden[] => read<SnapKVGolden>("snapKV");
 
+export interface QuestGolden extends Golden<{ page: number; budget: number }> {
+  /** How many rows there are; the query is that of the last. */
+  readonly rows: number;
+  /** Rows that each query head read, ascending: max(3, budget / page) pages, the open one ranked with the others. */
+  readonly kept: readonly (readonly number[])[];
+  /** f32[heads, pages], not scaled. */
+  readonly scores: Float32Array;
+  /** f32[kvHeads, pages, 2, headDim]: least and largest of each channel. */
+  readonly bounds: Float32Array;
+}
+
+export const questGoldens = (): QuestGolden[] => read<QuestGolden>("quest");
+
 /** A case as it lies in the file: the inputs are said by their seed, tensors are packed. */
 function read<Case extends { inputs: Inputs }>(method: string): Case[] {
   const { cases } = JSON.parse(readFileSync(new URL(`${method}.json`, import.meta.url), "utf8")) as { cases: Record<string, unknown>[] };
