@@ -32,6 +32,7 @@ KERNEL kernel_centroid_lengths(const __grid_constant__ rkv_assign_args a) {
   begin();
   const rkv_run &run = a.run;
   const int c = blockIdx.x * WARPS + WARP, head = blockIdx.y, dim = a.keys.shape[3];
+  if (blockIdx.x == 0 && THREAD == 0) ((int *)a.work.data)[(int64_t)gridDim.y * run.clusters + head] = 0; /* no label has changed yet */
   if (c >= run.clusters || is_at_rest(a.moved, run, head)) return;
   const float *centroid = centroids_of(a.centroids, run, head) + (int64_t)c * dim;
   const float square = warp_dot(centroid, RKV_F32, centroid, dim);
@@ -110,21 +111,66 @@ KERNEL __launch_bounds__(256) kernel_assign(const __grid_constant__ rkv_assign_a
   if (THREAD == 0) atomicOr((int *)a.work.data + (int64_t)gridDim.y * run.clusters + head, changed != 0);
 }
 
-/* moved = whether a label changed; `clear`: before the assignment. A thread per head. */
-KERNEL kernel_moved(const __grid_constant__ rkv_assign_args a, int clear) {
+/* moved = whether a label changed. A thread per head. */
+KERNEL kernel_moved(const __grid_constant__ rkv_assign_args a) {
   begin();
   const rkv_run &run = a.run;
   const int heads = a.keys.shape[1];
   for (int head = THREAD; head < heads; head += THREADS) {
-    int *changed = (int *)a.work.data + (int64_t)heads * run.clusters + head;
-    if (clear) *changed = 0;
-    else if (!is_at_rest(a.moved, run, head)) *flag(a.moved, run, head) = *changed;
+    if (!is_at_rest(a.moved, run, head)) *flag(a.moved, run, head) = ((const int *)a.work.data)[(int64_t)heads * run.clusters + head];
   }
 }
 
-/* ---- group: a warp per cluster looks at all labels, so that members stay in row order. grid: clusters / warps, heads ---- */
+/* ---- group: a counting sort. A block per head; a warp has a run of neighbouring rows, and counts of its own: so members stay in row order ---- */
 
 DEVICE int label_at(const int *labels, int i, int clusters) { return (unsigned)labels[i] < (unsigned)clusters ? labels[i] : 0; }
+
+/* counts[WARPS][clusters] of shared memory. */
+KERNEL __launch_bounds__(1024) kernel_group(const __grid_constant__ rkv_group_args a) {
+  extern __shared__ int counts[];
+  __shared__ int shared[33];
+  begin();
+  const rkv_run &run = a.run;
+  const int head = blockIdx.x, clusters = run.clusters, share = ceil_div(ceil_div(run.rows, WARPS), 32) * 32, first = WARP * share, end = least(run.rows, first + share);
+  if (is_at_rest(a.moved, run, head)) return;
+  const int *labels = ints(a.labels, run, head) + run.begin;
+  int *order = ints(a.order, run, head), *offsets = ints(a.offsets, run, head) + run.cluster, *mine = counts + WARP * clusters;
+  for (int c = LANE; c < clusters; c += 32) mine[c] = 0;
+  __syncwarp();
+  for (int i = first; i < end; i += 32) {
+    const int label = i + LANE < end ? label_at(labels, i + LANE, clusters) : -1;
+    const unsigned peers = __match_any_sync(0xffffffffu, label);
+    if (label >= 0 && __ffs(peers) - 1 == LANE) mine[label] += __popc(peers);
+    __syncwarp();
+  }
+  __syncthreads();
+  int base = run.begin;
+  for (int at = 0; at < clusters; at += THREADS) { /* counts become places: cluster by cluster, in each warp by warp */
+    const int c = at + THREAD;
+    int count = 0, all;
+    for (int w = 0; w < WARPS && c < clusters; w++) count += counts[w * clusters + c];
+    int place = base + block_scan(count, shared, &all);
+    if (c < clusters) offsets[c + 1] = place + count;
+    for (int w = 0; w < WARPS && c < clusters; w++) {
+      const int held = counts[w * clusters + c];
+      counts[w * clusters + c] = place;
+      place += held;
+    }
+    base += all;
+  }
+  if (THREAD == 0) offsets[0] = run.begin;
+  __syncthreads();
+  for (int i = first; i < end; i += 32) {
+    const int label = i + LANE < end ? label_at(labels, i + LANE, clusters) : -1;
+    const unsigned peers = __match_any_sync(0xffffffffu, label);
+    if (label >= 0) order[mine[label] + __popc(peers & ((1u << LANE) - 1))] = run.begin + i + LANE;
+    __syncwarp();
+    if (label >= 0 && __ffs(peers) - 1 == LANE) mine[label] += __popc(peers);
+    __syncwarp();
+  }
+}
+
+/* ---- the same where the counts of so many clusters do not fit: a warp per cluster looks at all labels, so that members stay in row order. grid: clusters / warps, heads ---- */
 
 KERNEL kernel_group_count(const __grid_constant__ rkv_group_args a) {
   begin();

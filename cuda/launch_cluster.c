@@ -2,6 +2,7 @@
 #include "cuda.h"
 
 #define LOGITS (64 << 10) /* bytes of shared memory for a group's logits: 4,096 clusters of four heads */
+#define COUNTS (160 << 10) /* bytes of shared memory for the counts of 32 warps: 1,280 clusters */
 #define WARPS 8 /* of a block of which each warp works alone */
 
 void rkv_cuda_seed_centroids(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
@@ -13,18 +14,20 @@ void rkv_cuda_seed_centroids(rkv_cuda *c, rkv_arena_object *arena, const void *a
 void rkv_cuda_assign(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   rkv_assign_args a = *(const rkv_assign_args *)args;
   const int32_t heads = a.keys.shape[1];
-  int32_t clear = 1, store = 0;
   (void)arena;
-  LAUNCH(c, moved, 1, 1, 1, 64, 0, &a, &clear);
   LAUNCH(c, centroid_lengths, rkv_blocks(a.run.clusters, WARPS), heads, 1, 32 * WARPS, 0, &a);
   LAUNCH(c, assign, rkv_blocks(a.run.rows, RKV_ASSIGN_KEYS), heads, 1, 256, 0, &a);
-  LAUNCH(c, moved, 1, 1, 1, 64, 0, &a, &store);
+  LAUNCH(c, moved, 1, 1, 1, 64, 0, &a);
 }
 
 void rkv_cuda_group(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   rkv_group_args a = *(const rkv_group_args *)args;
   const int32_t heads = a.labels.shape[1], blocks = rkv_blocks(a.run.clusters, WARPS);
   (void)arena;
+  if (a.run.clusters * 32 * 4 <= COUNTS && a.run.clusters * 32 * 4 <= c->shared - 1024) {
+    LAUNCH(c, group, heads, 1, 1, 1024, a.run.clusters * 32 * 4, &a);
+    return;
+  }
   LAUNCH(c, group_count, blocks, heads, 1, 32 * WARPS, 0, &a);
   LAUNCH(c, group_scan, heads, 1, 1, 1024, 0, &a);
   LAUNCH(c, group_place, blocks, heads, 1, 32 * WARPS, 0, &a);

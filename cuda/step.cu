@@ -1,6 +1,6 @@
 /* step.cu: products of a step: weights of 16 bits with up to eight rows of x, on tensor cores, because that leaves the bandwidth to the
  * weights. x stays exact: a number of f32 is the sum of three halves (24 bits of bf16; of f16 what its range allows), and each is multiplied
- * by itself. A block makes 16 outputs for all slots; its eight warps share the columns. Weights go straight to registers: a lane takes 16
+ * by itself. A block makes 16 outputs for all slots at a time; its eight warps share the columns. Weights go straight to registers: a lane takes 16
  * bytes of a row, and which k a product calls its own is the same for weights and x. A slot is a column of its own: no neighbour changes it. */
 #include "mma.cuh"
 
@@ -49,22 +49,32 @@ DEVICE void load_part(part &a, const void *w, int64_t stride, int row, int rows,
     for (int h = 0; h < 2; h++) a.of[s][h] = weights_at(w, stride, row + 8 * h, k0 + s * 32 < cols ? rows : 0, k0 + s * 32 + LANE % 4 * 8);
 }
 
-/* total += 128 columns of weights times x. Short chains on the tensor cores, which cut sums off; the long sum is rounded. */
+/* total += 128 columns of weights times x. Short chains on the tensor cores, which cut sums off; the long sum is rounded. `ready`: the row of x
+ * as halves in shared memory, three planes of them; NULL: x is split here. */
 template <int DTYPE>
-DEVICE void add_part(float total[4], const part &a, const float *x, int is_row, int k0, int cols) {
+DEVICE void add_part(float total[4], const part &a, const float *x, const char *ready, int is_row, int k0, int cols) {
 #pragma unroll
   for (int s = 0; s < 4; s++) {
     const int k = k0 + s * 32 + LANE % 4 * 8;
-    float4 u = make_float4(0, 0, 0, 0), v = u;
-    if (is_row && k < cols) {
-      u = *(const float4 *)(x + k);
-      v = *(const float4 *)(x + k + 4);
-    }
     unsigned b[4][3];
-    split<DTYPE>(b[0], u.x, u.y);
-    split<DTYPE>(b[1], u.z, u.w);
-    split<DTYPE>(b[2], v.x, v.y);
-    split<DTYPE>(b[3], v.z, v.w);
+    if (ready) {
+#pragma unroll
+      for (int i = 0; i < 3; i++) {
+        uint4 v = make_uint4(0, 0, 0, 0);
+        if (is_row && k < cols) v = *(const uint4 *)(ready + (int64_t)i * cols * 2 + k * 2);
+        b[0][i] = v.x; b[1][i] = v.y; b[2][i] = v.z; b[3][i] = v.w;
+      }
+    } else {
+      float4 u = make_float4(0, 0, 0, 0), v = u;
+      if (is_row && k < cols) {
+        u = *(const float4 *)(x + k);
+        v = *(const float4 *)(x + k + 4);
+      }
+      split<DTYPE>(b[0], u.x, u.y);
+      split<DTYPE>(b[1], u.z, u.w);
+      split<DTYPE>(b[2], v.x, v.y);
+      split<DTYPE>(b[3], v.z, v.w);
+    }
     const unsigned one[4] = {a.of[s][0].x, a.of[s][1].x, a.of[s][0].y, a.of[s][1].y}, two[4] = {a.of[s][0].z, a.of[s][1].z, a.of[s][0].w, a.of[s][1].w};
     float c[4] = {0, 0, 0, 0};
 #pragma unroll
@@ -77,54 +87,106 @@ DEVICE void add_part(float total[4], const part &a, const float *x, int is_row, 
   }
 }
 
-/* With `GATED` four warps take one matrix and four the other. The first weights are under way before x is there. */
+/* What a block has to do: tiles of 16 outputs, of one product after another, each in turns of 128 columns a warp. */
+typedef struct { int product, tile, k; } turn;
+
+/* Tile `number` of all products, or a product of -1. */
+DEVICE turn tile_of(const rkv_products &all, int number) {
+  for (int i = 0; i < all.products; i++) {
+    const int tiles = ceil_div(all.of[i].rows, 16);
+    if (number < tiles) return turn{i, number, 0};
+    number -= tiles;
+  }
+  return turn{-1, 0, 0};
+}
+
+/* One block for each multiprocessor: while it ends, that of the next kernel fits in beside it and has its first weights under way. With `GATED`
+ * four warps take one matrix and four the other. `room`: rows of x that fit into shared memory as halves. */
 template <int DTYPE, int GATED>
-DEVICE void step_product(const rkv_product &p) {
-  __shared__ float sums[WARPS_OF][16][9];
-  const int row = blockIdx.x * 16 + LANE / 4, turns = GATED ? WARPS_OF / 2 : WARPS_OF, mine = WARP % turns * PART;
-  const void *w = GATED && WARP >= turns ? p.gated : p.w;
-  const int64_t stride = GATED && WARP >= turns ? p.gated_stride : p.stride;
+DEVICE void step_products(const rkv_products &all, int room) {
+  extern __shared__ __align__(16) char ready[]; /* [room][3][cols] */
+  __shared__ float sums[2][WARPS_OF][16][9];
+  const int turns = GATED ? WARPS_OF / 2 : WARPS_OF, mine = WARP % turns * PART, is_second = GATED && WARP >= turns, cols = all.of[0].cols, count = all.of[0].count;
+  const auto load = [&](part &to, turn at) {
+    if (at.product < 0) return;
+    const rkv_product &p = all.of[at.product];
+    load_part(to, is_second ? p.gated : p.w, is_second ? p.gated_stride : p.stride, at.tile * 16 + LANE / 4, p.rows, at.k + mine, cols);
+  };
+  int number = blockIdx.x;
+  const auto next_of = [&](turn at) { /* the next turn of this block */
+    at.k += turns * PART;
+    if (at.k < cols) return at;
+    number += gridDim.x;
+    return tile_of(all, number);
+  };
+  turn at = tile_of(all, number);
   part now, next;
-  load_part(now, w, stride, row, p.rows, mine, p.cols);
+  load(now, at);
   begin();
-  for (int first = 0; first < p.count; first += 8) {
-    const int slot = nth_active(p, first + LANE / 4);
-    if (__ballot_sync(0xffffffffu, slot >= 0) == 0) return;
-    const float *x = p.x + (slot < 0 ? 0 : slot) * p.x_stride;
-    float total[4] = {0, 0, 0, 0};
-    if (first > 0) load_part(now, w, stride, row, p.rows, mine, p.cols);
-    for (int k0 = mine; k0 < p.cols; k0 += 2 * turns * PART) {
-      load_part(next, w, stride, row, p.rows, k0 + turns * PART, p.cols);
-      add_part<DTYPE>(total, now, x, slot >= 0, k0, p.cols);
-      load_part(now, w, stride, row, p.rows, k0 + 2 * turns * PART, p.cols);
-      if (k0 + turns * PART < p.cols) add_part<DTYPE>(total, next, x, slot >= 0, k0 + turns * PART, p.cols);
+  for (int first = 0; first < count; first += 8) {
+    const rkv_product &p = all.of[0];
+    const int slot = nth_active(p, first + LANE / 4), to = nth_active(p, first + THREAD % 8), is_row = slot >= 0;
+    if (__ballot_sync(0xffffffffu, is_row) == 0) return;
+    if (first > 0) {
+      number = blockIdx.x;
+      at = tile_of(all, number);
+      load(now, at);
     }
-    __syncthreads();
+    const float *x = p.x + (is_row ? slot : 0) * p.x_stride;
+    const char *halves_of_x = least(8, count - first) <= room ? ready + (int64_t)(LANE / 4) * 6 * cols : NULL;
+    if (halves_of_x) {
+      __syncthreads();
+      for (int n = 0; n < least(8, count - first); n++) {
+        const int row = nth_active(p, first + n);
+        if (row < 0) break;
+        for (int k = 4 * THREAD; k < cols; k += 4 * THREADS) {
+          const float4 v = *(const float4 *)(p.x + row * p.x_stride + k);
+          unsigned low[3], high[3];
+          split<DTYPE>(low, v.x, v.y);
+          split<DTYPE>(high, v.z, v.w);
 #pragma unroll
-    for (int i = 0; i < 4; i++) sums[WARP][LANE / 4 + i / 2 * 8][LANE % 4 * 2 + i % 2] = total[i];
-    __syncthreads();
-    const int out = blockIdx.x * 16 + THREAD / 8, to = nth_active(p, first + THREAD % 8);
-    if (THREAD < 128 && to >= 0 && out < p.rows) {
-      float sum = 0, gated = 0;
-      for (int i = 0; i < turns; i++) {
-        sum += sums[i][THREAD / 8][THREAD % 8];
-        if (GATED) gated += sums[turns + i][THREAD / 8][THREAD % 8];
+          for (int i = 0; i < 3; i++) *(uint2 *)(ready + ((int64_t)n * 3 + i) * cols * 2 + k * 2) = make_uint2(low[i], high[i]);
+        }
       }
-      float *y = p.y + to * p.y_stride + out;
-      if (GATED) *y = silu(sum) * gated;
-      else if (p.mode == RKV_ADD) *y += p.bias ? sum + p.bias[out] : sum;
-      else *y = sum;
+      __syncthreads();
+    }
+    float total[4] = {0, 0, 0, 0};
+    int side = 0;
+    while (at.product >= 0) {
+      const turn then = next_of(at);
+      load(next, then);
+      add_part<DTYPE>(total, now, x, halves_of_x, is_row, at.k + mine, cols);
+      if (then.product != at.product || then.tile != at.tile) { /* the tile is done */
+#pragma unroll
+        for (int i = 0; i < 4; i++) sums[side][WARP][LANE / 4 + i / 2 * 8][LANE % 4 * 2 + i % 2] = total[i], total[i] = 0;
+        __syncthreads();
+        const rkv_product &done = all.of[at.product];
+        const int out = at.tile * 16 + THREAD / 8;
+        if (THREAD < 128 && to >= 0 && out < done.rows) {
+          float sum = 0, gated = 0;
+          for (int i = 0; i < turns; i++) {
+            sum += sums[side][i][THREAD / 8][THREAD % 8];
+            if (GATED) gated += sums[side][turns + i][THREAD / 8][THREAD % 8];
+          }
+          float *y = done.y + to * done.y_stride + out;
+          if (GATED) *y = silu(sum) * gated;
+          else if (done.mode == RKV_ADD) *y += done.bias ? sum + done.bias[out] : sum;
+          else *y = sum;
+        }
+        side ^= 1; /* the next tile's sums go elsewhere: those who still add these need no second barrier */
+      }
+      now = next;
+      at = then;
     }
   }
 }
 
-/* grid: 16 outputs each, products. */
-#define STEP(name, dtype)                                                                                     \
-  KERNEL __launch_bounds__(32 * WARPS_OF, 2) kernel_step_##name(const __grid_constant__ rkv_products all) {   \
-    const rkv_product &p = all.of[blockIdx.y];                                                                \
-    if (blockIdx.x * 16 < p.rows) step_product<dtype, 0>(p);                                                  \
-    else begin();                                                                                             \
-  }                                                                                                           \
-  KERNEL __launch_bounds__(32 * WARPS_OF, 2) kernel_step_gated_##name(const __grid_constant__ rkv_products all) { step_product<dtype, 1>(all.of[0]); }
-STEP(bf16, RKV_BF16)
-STEP(f16, RKV_F16)
+/* grid: as many blocks as multiprocessors, or fewer. */
+#define STEP(name, dtype, gated)                                                                                              \
+  KERNEL __launch_bounds__(32 * WARPS_OF, 2) kernel_step_##name(const __grid_constant__ rkv_products all, int room) {         \
+    step_products<dtype, gated>(all, room);                                                                                   \
+  }
+STEP(bf16, RKV_BF16, 0)
+STEP(gated_bf16, RKV_BF16, 1)
+STEP(f16, RKV_F16, 0)
+STEP(gated_f16, RKV_F16, 1)
