@@ -7,8 +7,7 @@ import type { Limits } from "./limits.ts";
 
 /** Weights that a row meets in the layers: all matrices but embedding and output. */
 function layerWeights(
-  { shape: { layers, hidden, heads, kvHeads, headDim, intermediate } }:
-    LoadedModel,
+  { shape: { layers, hidden, heads, kvHeads, headDim, intermediate } }: LoadedModel,
 ): number {
   return layers * hidden *
     ((2 * heads + 2 * kvHeads) * headDim + 3 * intermediate);

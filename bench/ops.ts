@@ -27,8 +27,7 @@ export async function measureOps(
   depth: number,
 ): Promise<OpRow[]> {
   const { shape, device, weights: { layers: [layer], ends } } = model;
-  const { layers, hidden, heads, kvHeads, headDim, intermediate, vocab } =
-    shape;
+  const { layers, hidden, heads, kvHeads, headDim, intermediate, vocab } = shape;
   const k = device.kernels;
   using arena = device.arena(4 * 2 ** 30);
   const state = stepState(arena, 1, 1);
@@ -93,10 +92,7 @@ export async function measureOps(
   // Every layer in turn, so that no weights are still in a cache.
   const everyOut = await time(
     1,
-    () =>
-      model.weights.layers.forEach((each) =>
-        k.attnOut(a.x, a.attended, each, null, a.work, 1)
-      ),
+    () => model.weights.layers.forEach((each) => k.attnOut(a.x, a.attended, each, null, a.work, 1)),
   );
   row(
     "attnOut",
@@ -108,10 +104,7 @@ export async function measureOps(
   );
   const everyFour = await time(
     1,
-    () =>
-      model.weights.layers.forEach((each) =>
-        k.attnOut(a.x, a.attended, each, null, a.work, 4)
-      ),
+    () => model.weights.layers.forEach((each) => k.attnOut(a.x, a.attended, each, null, a.work, 4)),
   );
   row(
     "attnOut",
@@ -167,8 +160,7 @@ export async function measureOps(
     }
     const attend = await time(
       3,
-      () =>
-        k.attend(a.attended, null, a.q, store.handle, layer, null, a.work, 0),
+      () => k.attend(a.attended, null, a.q, store.handle, layer, null, a.work, 0),
     );
     row(
       "attend",

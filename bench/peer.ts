@@ -42,9 +42,8 @@ async function logprobs(tokens: number[], of: number[]): Promise<number[]> {
   const end = [tokens.at(-1), {
     generateNext: { logits: true, options: { temperature: 0 } },
   }];
-  const logits: Map<number, number> =
-    (await sequence.controlledEvaluate([...tokens.slice(0, -1), end])).at(-1)
-      .next.logits;
+  const logits: Map<number, number> = (await sequence.controlledEvaluate([...tokens.slice(0, -1), end])).at(-1)
+    .next.logits;
   let sum = 0;
   for (const logit of logits.values()) sum += Math.exp(logit);
   return of.map((token) => logits.get(token)! - Math.log(sum));

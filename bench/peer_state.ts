@@ -28,8 +28,7 @@ export function lengthen(from: string, to: string, length: number): void {
   const write = (data: Uint8Array) => {
     for (let done = 0; done < data.length;) done += writeSync(file, data, done);
   };
-  const numbers = (values: ArrayLike<number>) =>
-    write(new Uint8Array(Uint32Array.from(values).buffer));
+  const numbers = (values: ArrayLike<number>) => write(new Uint8Array(Uint32Array.from(values).buffer));
   try {
     numbers([...head, length]);
     numbers(

@@ -81,13 +81,11 @@ const policies: [name: string, of: (budget: number) => Policy][] = [
   ],
   [
     "clusterKV, 16, per head",
-    (budget) =>
-      clusterKV({ budget, tokensPerCluster: 16, perHead: true, ...none }),
+    (budget) => clusterKV({ budget, tokensPerCluster: 16, perHead: true, ...none }),
   ],
   [
     "clusterKV, 16, bound 0.3",
-    (budget) =>
-      clusterKV({ budget, tokensPerCluster: 16, bound: 0.3, ...none }),
+    (budget) => clusterKV({ budget, tokensPerCluster: 16, bound: 0.3, ...none }),
   ],
   [
     "clusterKV, 16, bound 0.3, estimate",
@@ -175,8 +173,7 @@ async function run(
     read = outcome.rows;
     bytesPerStep = outcome.bytesPerStep;
   }
-  const mean = (of: keyof Fidelity) =>
-    measured.reduce((sum, one) => sum + one[of], 0) / measured.length;
+  const mean = (of: keyof Fidelity) => measured.reduce((sum, one) => sum + one[of], 0) / measured.length;
   const exact = { recallRate: 1, mass: 1, error: 0, rows: read };
   const found = measured.length > 0
     ? {
@@ -200,12 +197,10 @@ async function run(
   rows.push(row);
   const { mass, error, recallRate } = found;
   console.log(
-    `| ${policy} | ${share} | ${found.rows.toFixed(0)} | ${
-      (bytesPerStep / 1024).toFixed(0)
-    } | ${mass.toFixed(3)} | ${recallRate.toFixed(3)} | ` +
-      `${
-        error.toFixed(3)
-      } | ${row.right} of ${right.length} | -${row.lost} +${row.gained} |`,
+    `| ${policy} | ${share} | ${found.rows.toFixed(0)} | ${(bytesPerStep / 1024).toFixed(0)} | ${mass.toFixed(3)} | ${
+      recallRate.toFixed(3)
+    } | ` +
+      `${error.toFixed(3)} | ${row.right} of ${right.length} | -${row.lost} +${row.gained} |`,
   );
   return right;
 }
