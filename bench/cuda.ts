@@ -12,14 +12,7 @@ import { clusterKV } from "../lib/policies/cluster_kv.ts";
 import { full } from "../lib/policies/full.ts";
 import type { Policy } from "../lib/policies/policy.ts";
 import type { Session } from "../lib/session.ts";
-import {
-  attentionOps,
-  productOps,
-  randomModel,
-  type Shape,
-  shapes,
-  stepBytes,
-} from "./cuda_model.ts";
+import { attentionOps, productOps, randomModel, type Shape, shapes, stepBytes } from "./cuda_model.ts";
 
 const policies: Record<string, () => Policy> = {
   full,
@@ -31,8 +24,7 @@ const policies: Record<string, () => Policy> = {
 const args = parseArgs(process.argv.slice(2), {
   string: ["shape", "length", "slots", "policy", "json", "chunk", "steps"],
 });
-const list = (text: string | undefined, otherwise: string) =>
-  (text ?? otherwise).split(",");
+const list = (text: string | undefined, otherwise: string) => (text ?? otherwise).split(",");
 const lengths = list(args.length, "4096,32768").map(Number);
 const slotCounts = list(args.slots, "1,8").map(Number);
 const chosen = list(args.policy, "full,1k,1k all,2k");
@@ -50,8 +42,7 @@ interface Row {
 }
 
 const clock = () => performance.now();
-const median = (times: number[]) =>
-  times.sort((a, b) => a - b)[times.length >> 1];
+const median = (times: number[]) => times.sort((a, b) => a - b)[times.length >> 1];
 
 /** Bytes per second of a copy between two parts of memory, read and written. */
 async function bandwidth(device: Device): Promise<number> {
@@ -142,16 +133,12 @@ const rate = await bandwidth(device);
 console.log(`${device.description}: copy ${(rate / 1e12).toFixed(2)} TB/s`);
 const results: Row[] = [];
 for (
-  const shape of shapes.filter(({ name }) =>
-    !args.shape || name.endsWith(args.shape)
-  )
+  const shape of shapes.filter(({ name }) => !args.shape || name.endsWith(args.shape))
 ) {
   const loading = clock();
   using model = await randomModel(device, shape);
   console.log(
-    `${shape.name}: loaded in ${((clock() - loading) / 1e3).toFixed(1)} s; ${
-      (stepBytes(shape) / 1e9).toFixed(2)
-    } GB of weights a step`,
+    `${shape.name}: loaded in ${((clock() - loading) / 1e3).toFixed(1)} s; ${(stepBytes(shape) / 1e9).toFixed(2)} GB of weights a step`,
   );
   for (const length of lengths) {
     for (const slots of slotCounts) {
@@ -160,13 +147,11 @@ for (
         results.push(row);
         const ops = productOps(shape, length) + attentionOps(shape, length);
         console.log(
-          `${name.padEnd(7)} ${length} x ${slots}: prefill ${
-            row.prefillMs.toFixed(0)
-          } ms (${(ops / row.prefillMs / 1e9).toFixed(0)} TFLOP/s), step ${
-            row.stepMs.toFixed(3)
-          } ms, floor ${row.floorMs.toFixed(3)} ms (${
-            (row.bytes / 1e9).toFixed(2)
-          } GB), ${((100 * row.floorMs) / row.stepMs).toFixed(0)} %`,
+          `${name.padEnd(7)} ${length} x ${slots}: prefill ${row.prefillMs.toFixed(0)} ms (${
+            (ops / row.prefillMs / 1e9).toFixed(0)
+          } TFLOP/s), step ${row.stepMs.toFixed(3)} ms, floor ${row.floorMs.toFixed(3)} ms (${(row.bytes / 1e9).toFixed(2)} GB), ${
+            ((100 * row.floorMs) / row.stepMs).toFixed(0)
+          } %`,
         );
       }
     }

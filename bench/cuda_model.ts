@@ -5,11 +5,7 @@ import { join } from "node:path";
 import type { Device } from "../lib/device.ts";
 import type { TensorSpan } from "../lib/formats/checkpoint.ts";
 import { LoadedModel } from "../lib/model.ts";
-import type {
-  LayerWeights,
-  LoadedCheckpoint,
-  ModelShape,
-} from "../lib/models/model.ts";
+import type { LayerWeights, LoadedCheckpoint, ModelShape } from "../lib/models/model.ts";
 import type { Tokenizer } from "../lib/tokenizer/tokenizer.ts";
 import { loadWeights, weightBytes } from "../lib/weights.ts";
 
@@ -52,8 +48,7 @@ export const shapes: readonly Shape[] = [
 
 /** Bytes of weights that a step reads: all but the input table, of which it reads a row. */
 export function stepBytes(shape: Shape): number {
-  const { layers, hidden, heads, kvHeads, headDim, intermediate, vocab } =
-    shape;
+  const { layers, hidden, heads, kvHeads, headDim, intermediate, vocab } = shape;
   return 2 *
     (layers * hidden *
         (headDim * (2 * heads + 2 * kvHeads) + 3 * intermediate) +
@@ -115,8 +110,7 @@ export async function randomModel(
   device: Device,
   shape: Shape,
 ): Promise<LoadedModel> {
-  const { layers, hidden, heads, kvHeads, headDim, intermediate, vocab, tied } =
-    shape;
+  const { layers, hidden, heads, kvHeads, headDim, intermediate, vocab, tied } = shape;
   const folder = mkdtempSync(join(tmpdir(), "recallkv-bench-"));
   const path = join(folder, "weights");
   const random = Math.max(
