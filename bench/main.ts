@@ -90,22 +90,18 @@ async function benchModel(path: string): Promise<void> {
   const loaded = performance.now() - begin;
   const tokens = new Tokens(model.shape.vocab);
   say(
-    `\n${basename(path)}: ${device.description}, loaded in ${
-      loaded.toFixed(0)
-    } ms, ${(process.resourceUsage().maxRSS / 1e6).toFixed(2)} GB at most`,
+    `\n${basename(path)}: ${device.description}, loaded in ${loaded.toFixed(0)} ms, ${
+      (process.resourceUsage().maxRSS / 1e6).toFixed(2)
+    } GB at most`,
   );
-  const [peer, name] = options["no-peer"]
-    ? [null, ""]
-    : await Peer.start(options.peer, path, threads, deepest + 512);
+  const [peer, name] = options["no-peer"] ? [null, ""] : await Peer.start(options.peer, path, threads, deepest + 512);
   try {
     if (peer) await compare(model, peer, name, tokens);
     if (!quick) {
       const ops = await measureOps(model, limits, deepest);
       for (const { op, what, ms, rate, unit, share } of ops) {
         say(
-          `${op} ${what}: ${digits(ms)} ms, ${digits(rate)} ${unit}, ${
-            (100 * share).toFixed(0)
-          } % of the limit`,
+          `${op} ${what}: ${digits(ms)} ms, ${digits(rate)} ${unit}, ${(100 * share).toFixed(0)} % of the limit`,
         );
       }
       report.ops = [
@@ -142,9 +138,7 @@ async function compare(
     ...ours.map(({ logprob }, i) => Math.abs(logprob - theirs[i])),
   );
   say(
-    `same text, ${name}: log-probabilities of our 20 likeliest tokens differ by at most ${
-      worst.toFixed(3)
-    }`,
+    `same text, ${name}: log-probabilities of our 20 likeliest tokens differ by at most ${worst.toFixed(3)}`,
   );
   report.sameWithin = worst;
   if (!(worst < 0.25)) {
@@ -162,16 +156,12 @@ function add(
     [, basename(path), ""];
   const ratio = row.peer === null ? null : row.ours / row.peer;
   rows.push({ ...row, model: shape!, weights: weights!, ratio });
-  const policy = row.policy === "full"
-    ? "full"
-    : `clusterKV ${row.budget}, exempt ${row.exempt.join(" ") || "none"}`;
+  const policy = row.policy === "full" ? "full" : `clusterKV ${row.budget}, exempt ${row.exempt.join(" ") || "none"}`;
   say(
-    `${row.what} ${row.context} ${policy}: ${
-      digits(row.ours)
-    } tok/s, llama.cpp ${row.peer === null ? "-" : digits(row.peer)}, ` +
-      `ratio ${ratio === null ? "-" : ratio.toFixed(2)}, ${
-        (100 * row.floorShare).toFixed(0)
-      } % of the limit; load ${loadavg()[0].toFixed(2)}`,
+    `${row.what} ${row.context} ${policy}: ${digits(row.ours)} tok/s, llama.cpp ${row.peer === null ? "-" : digits(row.peer)}, ` +
+      `ratio ${ratio === null ? "-" : ratio.toFixed(2)}, ${(100 * row.floorShare).toFixed(0)} % of the limit; load ${
+        loadavg()[0].toFixed(2)
+      }`,
   );
 }
 
