@@ -91,7 +91,7 @@ async function benchModel(path: string): Promise<void> {
   const tokens = new Tokens(model.shape.vocab);
   say(
     `\n${basename(path)}: ${device.description}, loaded in ${loaded.toFixed(0)} ms, ${
-      (process.resourceUsage().maxRSS / 1e6).toFixed(2)
+      (process.resourceUsage().maxRSS * 1024 / 1e9).toFixed(2)
     } GB at most`,
   );
   const [peer, name] = options["no-peer"] ? [null, ""] : await Peer.start(options.peer, path, threads, deepest + 512);
