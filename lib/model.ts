@@ -1,8 +1,10 @@
 /** A loaded model: weights on a device, tokenizer, template, and the sessions made of it. */
+import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { Chat, type ChatOptions } from "./chat.ts";
 import type { Weights } from "./decoder.ts";
 import { type Arena, type Device, open } from "./device.ts";
+import { RecallError } from "./errors.ts";
 import { readModel } from "./models/load.ts";
 import type { LoadedCheckpoint, ModelShape } from "./models/model.ts";
 import { type RestoreOptions, Session, type SessionOptions } from "./session.ts";
@@ -92,9 +94,22 @@ export async function load(path: string = shippedModel(), options: LoadOptions =
   }
 }
 
-/** Where the model that ships with recallkv lies. */
+/** Where the model that ships with recallkv lies: in its package, or in a checkout. Errors: RecallError `RKV_FILE` where neither is there. */
 export function shippedModel(): string {
-  return fileURLToPath(new URL("../models/mini/model-q8_0.gguf", import.meta.url));
+  const file = "model-q8_0.gguf";
+  const places = [fileURLToPath(new URL(`../models/mini/${file}`, import.meta.url))];
+  try {
+    places.unshift(fileURLToPath(import.meta.resolve(`@recallkv/mini/${file}`)));
+  } catch {
+    // not installed: a checkout has its own
+  }
+  const found = places.find((place) => existsSync(place));
+  if (found !== undefined) return found;
+  throw new RecallError(
+    "RKV_FILE",
+    "load",
+    "Cannot load the model that ships with recallkv: its package is not installed, want npm install @recallkv/mini (or the path of a model)",
+  );
 }
 
 let shared: Promise<LoadedModel> | undefined;
