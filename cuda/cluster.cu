@@ -220,7 +220,21 @@ KERNEL kernel_group_place(const __grid_constant__ rkv_group_args a) {
 /* ---- means: a thread per channel; members in order, RKV_PIECE at a time, then those sums. A second pass adds the mean of what the first one
  * left over: the mean of equal keys is then that key to the bit. grid: clusters, heads ---- */
 
-KERNEL kernel_centroid_means(const __grid_constant__ rkv_centroid_means_args a) {
+#define MEMBERS 512 /* row numbers that a block holds */
+
+template <int DTYPE>
+DEVICE float sum_members(const char *keys, int64_t bytes, const int *members, int count, int d, int dim, float mean) {
+  float sum = 0;
+#pragma unroll 16
+  for (int m = 0; m < count; m++) {
+    const float x = raw_at(DTYPE, keys + members[m] * bytes, d);
+    sum += (DTYPE == RKV_Q8 ? x * q8_scale(keys + members[m] * bytes, dim) : x) - mean;
+  }
+  return sum;
+}
+
+KERNEL __launch_bounds__(128) kernel_centroid_means(const __grid_constant__ rkv_centroid_means_args a) {
+  __shared__ int held[MEMBERS];
   begin();
   const rkv_run &run = a.run;
   const int c = blockIdx.x, head = blockIdx.y, dim = a.keys.shape[3], dtype = a.keys.dtype;
@@ -230,20 +244,29 @@ KERNEL kernel_centroid_means(const __grid_constant__ rkv_centroid_means_args a) 
   if (count <= 0) return;
   const int64_t bytes = row_bytes(dtype, dim);
   const char *keys = keys_of(a.keys, run, head);
-  for (int d = THREAD; d < dim; d += THREADS) {
+  for (int first = 0; first < dim; first += THREADS) {
+    const int d = first + THREAD;
     float mean = 0;
     for (int pass = 0; pass < 2; pass++) {
       float total = 0;
-      for (int first = 0; first < count; first += RKV_PIECE) {
-        const int end = least(count, first + RKV_PIECE);
-        float sum = 0;
-#pragma unroll 8
-        for (int m = first; m < end; m++) sum += at_row(dtype, keys + members[m] * bytes, d, dim) - mean;
-        total += sum;
+      for (int at = 0; at < count; at += MEMBERS) {
+        const int here = least(MEMBERS, count - at);
+        __syncthreads();
+        for (int m = THREAD; m < here; m += THREADS) held[m] = members[at + m];
+        __syncthreads();
+        for (int from = 0; from < here && d < dim; from += RKV_PIECE) {
+          const int n = least(RKV_PIECE, here - from);
+          switch (dtype) {
+            case RKV_F16: total += sum_members<RKV_F16>(keys, bytes, held + from, n, d, dim, mean); break;
+            case RKV_BF16: total += sum_members<RKV_BF16>(keys, bytes, held + from, n, d, dim, mean); break;
+            case RKV_Q8: total += sum_members<RKV_Q8>(keys, bytes, held + from, n, d, dim, mean); break;
+            default: total += sum_members<RKV_F32>(keys, bytes, held + from, n, d, dim, mean);
+          }
+        }
       }
       mean += total / (float)count;
     }
-    centroids_of(a.centroids, run, head)[(int64_t)c * dim + d] = mean;
+    if (d < dim) centroids_of(a.centroids, run, head)[(int64_t)c * dim + d] = mean;
   }
 }
 

@@ -40,32 +40,49 @@ DEVICE void score_row(float *scores, int count, int queries, int is_shared, floa
   }
 }
 
-/* The same where all logits fit into shared memory: a warp reads a centroid once for four queries. */
+/* The same where all logits fit into shared memory: a warp reads a centroid once for four queries, which lie in registers. */
 #define SCORED 4
-DEVICE void score_centroids(float *scores, const float *q, int queries, const float *centroids, const float *radius, float bound, const int *offsets, int count, int dim,
-                            int is_shared, float scale, float *logits /*[queries][count]*/) {
-  __shared__ float shared[32];
-  float lengths[SCORED];
+template <int WIDE>
+DEVICE void centroid_logits(float *logits, const float *q, int queries, const float *centroids, const float *radius, float bound, const int *offsets, int count, int dim) {
   for (int first = 0; first < queries; first += SCORED) {
     const int now = least(SCORED, queries - first);
-    for (int g = 0; g < now && radius; g++) lengths[g] = bound * sqrtf(warp_dot(q + (first + g) * (int64_t)dim, RKV_F32, q + (first + g) * (int64_t)dim, dim));
+    float query[SCORED][4 * WIDE], lengths[SCORED];
+#pragma unroll
+    for (int g = 0; g < SCORED; g++) {
+      float square = 0;
+#pragma unroll
+      for (int i = 0; i < 4 * WIDE; i++) {
+        const int d = i / 4 * 128 + LANE * 4 + i % 4;
+        query[g][i] = g < now && d < dim ? q[(first + g) * (int64_t)dim + d] : 0;
+        square = fmaf(query[g][i], query[g][i], square);
+      }
+      lengths[g] = radius ? bound * sqrtf(warp_sum(square)) : 0;
+    }
 #pragma unroll 4
     for (int c = WARP; c < count; c += WARPS) {
       float dot[SCORED] = {0};
-      for (int d = LANE; d < dim; d += 32) {
-        const float x = centroids[(int64_t)c * dim + d];
 #pragma unroll
-        for (int g = 0; g < SCORED; g++) dot[g] = fmaf(x, g < now ? q[(first + g) * (int64_t)dim + d] : 0, dot[g]);
+      for (int w = 0; w < WIDE; w++) {
+        const int d = w * 128 + LANE * 4;
+        const float4 x = d < dim ? *(const float4 *)(centroids + (int64_t)c * dim + d) : make_float4(0, 0, 0, 0);
+#pragma unroll
+        for (int g = 0; g < SCORED; g++) dot[g] = fmaf(x.w, query[g][4 * w + 3], fmaf(x.z, query[g][4 * w + 2], fmaf(x.y, query[g][4 * w + 1], fmaf(x.x, query[g][4 * w], dot[g]))));
       }
 #pragma unroll
       for (int g = 0; g < SCORED; g++) {
         float x = warp_sum(dot[g]);
-        if (g >= now) continue;
         if (radius) x = fmaf(lengths[g], radius[c], x);
-        if (LANE == 0) logits[(first + g) * count + c] = offsets[c + 1] > offsets[c] && x == x ? x : -INFINITE;
+        if (LANE == 0 && g < now) logits[(first + g) * count + c] = offsets[c + 1] > offsets[c] && x == x ? x : -INFINITE;
       }
     }
   }
+}
+
+DEVICE void score_centroids(float *scores, const float *q, int queries, const float *centroids, const float *radius, float bound, const int *offsets, int count, int dim,
+                            int is_shared, float scale, float *logits /*[queries][count]*/) {
+  __shared__ float shared[32];
+  if (dim <= 128) centroid_logits<1>(logits, q, queries, centroids, radius, bound, offsets, count, dim);
+  else centroid_logits<4>(logits, q, queries, centroids, radius, bound, offsets, count, dim);
   __syncthreads();
   for (int g = 0; g < queries; g++) {
     const float *x = logits + g * count;
@@ -102,7 +119,7 @@ KERNEL __launch_bounds__(1024) kernel_centroid_scores(const __grid_constant__ rk
   float *scores = (float *)a.scores.data + ((int64_t)slot * n + row) * all;
   int lengths_of = -1;
   float length = 0;
-  if ((int64_t)queries * count <= room) score_centroids(scores, q, queries, centroids, a.radius.data ? radius : NULL, a.bound, offsets, count, dim, n == kv_heads, a.scale, logits);
+  if ((int64_t)queries * count <= room && dim % 4 == 0 && dim <= 512) score_centroids(scores, q, queries, centroids, a.radius.data ? radius : NULL, a.bound, offsets, count, dim, n == kv_heads, a.scale, logits);
   else score_row(scores, count, queries, n == kv_heads, a.scale, [&](int g, int c) {
     if (offsets[c + 1] <= offsets[c]) return -INFINITE;
     const float *query = q + (int64_t)g * dim;
@@ -172,17 +189,19 @@ DEVICE void order_by_counting(int *order, int k, const float *scores, int width,
   for (int i = THREAD; i < padded; i += THREADS) ranks[i] = i < width ? rank_of(scores[i]) : NO_RANK;
   for (int i = THREAD; i < k; i += THREADS) order[i] = -1;
   __syncthreads();
-  for (int i = THREAD; i < width; i += THREADS) {
+  const int shares = 2 * width <= THREADS ? 2 : 1; /* threads that count for one candidate */
+  for (int at = THREAD; at < shares * width; at += THREADS) {
+    const int i = at / shares, share = at % shares;
     const unsigned mine = ranks[i];
     int before = 0;
-    if (mine == NO_RANK) continue;
 #pragma unroll 4
-    for (int j = 0; j < padded; j += 4) {
+    for (int j = 4 * share; j < padded; j += 4 * shares) {
       const uint4 r = *(const uint4 *)(ranks + j);
       before += (r.x < mine || (r.x == mine && j < i)) + (r.y < mine || (r.y == mine && j + 1 < i)) + (r.z < mine || (r.z == mine && j + 2 < i)) +
                 (r.w < mine || (r.w == mine && j + 3 < i));
     }
-    if (before < k) order[before] = i;
+    if (shares == 2) before += __shfl_xor_sync(__activemask(), before, 1);
+    if (share == 0 && mine != NO_RANK && before < k) order[before] = i;
   }
 }
 

@@ -40,22 +40,27 @@ DEVICE uint4 weights_at(const void *w, int64_t stride, int row, int rows, int k)
 
 DEVICE float silu(float g) { return g / (1 + expf(-g)); }
 
-/* Eight loads of 16 bytes: a lane's part of two rows (its own of the first and of the second eight) over 128 columns. */
-typedef struct { uint4 of[4][2]; } part;
+/* A warp's part is 16 rows by 128 columns. The 16 rows of a product on the tensor cores are eight rows of weights in two halves of a line: row
+ * g is half g % 2 of row g / 2, so that a load of the warp is four whole lines of 128 bytes. Columns of x come in halves too, column n being
+ * half n % 2 of slot n / 2, and of what the product makes only the sums count in which both are the same half. */
+typedef struct { uint4 of[2][2][2]; } part; /* [line][product][its lower, upper eight] */
 DEVICE void load_part(part &a, const void *w, int64_t stride, int row, int rows, int k0, int cols) {
 #pragma unroll
-  for (int s = 0; s < 4; s++)
+  for (int line = 0; line < 2; line++)
 #pragma unroll
-    for (int h = 0; h < 2; h++) a.of[s][h] = weights_at(w, stride, row + 8 * h, k0 + s * 32 < cols ? rows : 0, k0 + s * 32 + LANE % 4 * 8);
+    for (int i = 0; i < 4; i++) {
+      const int k = k0 + line * 64 + LANE / 4 % 2 * 32 + LANE % 4 * 8;
+      a.of[line][i / 2][i % 2] = weights_at(w, stride, row + 4 * i + LANE / 8, k < cols ? rows : 0, k);
+    }
 }
 
-/* total += 128 columns of weights times x. Short chains on the tensor cores, which cut sums off; the long sum is rounded. `ready`: the row of x
- * as halves in shared memory, three planes of them; NULL: x is split here. */
+/* total[product][4] += a part of weights times four slots of x. Short chains on the tensor cores, which cut sums off; the long sum is rounded.
+ * `ready`: this lane's slot as halves in shared memory, three planes of them; NULL: x is split here. */
 template <int DTYPE>
-DEVICE void add_part(float total[4], const part &a, const float *x, const char *ready, int is_row, int k0, int cols) {
+DEVICE void add_part(float total[2][4], const part &a, const float *x, const char *ready, int is_row, int k0, int cols) {
 #pragma unroll
-  for (int s = 0; s < 4; s++) {
-    const int k = k0 + s * 32 + LANE % 4 * 8;
+  for (int line = 0; line < 2; line++) {
+    const int k = k0 + line * 64 + LANE / 4 % 2 * 32 + LANE % 4 * 8;
     unsigned b[4][3];
     if (ready) {
 #pragma unroll
@@ -75,15 +80,19 @@ DEVICE void add_part(float total[4], const part &a, const float *x, const char *
       split<DTYPE>(b[2], v.x, v.y);
       split<DTYPE>(b[3], v.z, v.w);
     }
-    const unsigned one[4] = {a.of[s][0].x, a.of[s][1].x, a.of[s][0].y, a.of[s][1].y}, two[4] = {a.of[s][0].z, a.of[s][1].z, a.of[s][0].w, a.of[s][1].w};
-    float c[4] = {0, 0, 0, 0};
 #pragma unroll
-    for (int i = 2; i >= 0; i--) { /* the small parts first */
-      multiply<DTYPE>(c, one, b[0][i], b[1][i]);
-      multiply<DTYPE>(c, two, b[2][i], b[3][i]);
+    for (int m = 0; m < 2; m++) {
+      const uint4 low = a.of[line][m][0], high = a.of[line][m][1];
+      const unsigned one[4] = {low.x, high.x, low.y, high.y}, two[4] = {low.z, high.z, low.w, high.w};
+      float c[4] = {0, 0, 0, 0};
+#pragma unroll
+      for (int i = 2; i >= 0; i--) { /* the small parts first */
+        multiply<DTYPE>(c, one, b[0][i], b[1][i]);
+        multiply<DTYPE>(c, two, b[2][i], b[3][i]);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; i++) total[m][i] += c[i];
     }
-#pragma unroll
-    for (int i = 0; i < 4; i++) total[i] += c[i];
   }
 }
 
@@ -102,7 +111,7 @@ DEVICE turn tile_of(const rkv_products &all, int number) {
 
 /* One block for each multiprocessor: while it ends, that of the next kernel fits in beside it and has its first weights under way. With `GATED`
  * four warps take one matrix and four the other. `room`: rows of x that fit into shared memory as halves. */
-template <int DTYPE, int GATED>
+template <int DTYPE, int GATED, int SETS>
 DEVICE void step_products(const rkv_products &all, int room) {
   extern __shared__ __align__(16) char ready[]; /* [room][3][cols] */
   __shared__ float sums[2][WARPS_OF][16][9];
@@ -110,7 +119,7 @@ DEVICE void step_products(const rkv_products &all, int room) {
   const auto load = [&](part &to, turn at) {
     if (at.product < 0) return;
     const rkv_product &p = all.of[at.product];
-    load_part(to, is_second ? p.gated : p.w, is_second ? p.gated_stride : p.stride, at.tile * 16 + LANE / 4, p.rows, at.k + mine, cols);
+    load_part(to, is_second ? p.gated : p.w, is_second ? p.gated_stride : p.stride, at.tile * 16, p.rows, at.k + mine, cols);
   };
   int number = blockIdx.x;
   const auto next_of = [&](turn at) { /* the next turn of this block */
@@ -123,22 +132,30 @@ DEVICE void step_products(const rkv_products &all, int room) {
   part now, next;
   load(now, at);
   begin();
-  for (int first = 0; first < count; first += 8) {
+  for (int first = 0; first < count; first += 4 * SETS) {
     const rkv_product &p = all.of[0];
-    const int slot = nth_active(p, first + LANE / 4), to = nth_active(p, first + THREAD % 8), is_row = slot >= 0;
-    if (__ballot_sync(0xffffffffu, is_row) == 0) return;
+    const int to = nth_active(p, first + THREAD % 8), last = least(4 * SETS, count - first);
+    int slots[SETS];
+    const float *x[SETS];
+    const char *halves_of_x[SETS];
+#pragma unroll
+    for (int i = 0; i < SETS; i++) {
+      slots[i] = nth_active(p, first + 4 * i + LANE / 8);
+      x[i] = p.x + (slots[i] < 0 ? 0 : slots[i]) * p.x_stride;
+      halves_of_x[i] = last <= room ? ready + (int64_t)(4 * i + LANE / 8) * 6 * cols : NULL;
+    }
+    if (__ballot_sync(0xffffffffu, slots[0] >= 0) == 0) return;
     if (first > 0) {
       number = blockIdx.x;
       at = tile_of(all, number);
       load(now, at);
     }
-    const float *x = p.x + (is_row ? slot : 0) * p.x_stride;
-    const char *halves_of_x = least(8, count - first) <= room ? ready + (int64_t)(LANE / 4) * 6 * cols : NULL;
-    if (halves_of_x) {
+    if (last <= room) {
       __syncthreads();
-      for (int n = 0; n < least(8, count - first); n++) {
+      for (int n = 0; n < last; n++) {
         const int row = nth_active(p, first + n);
         if (row < 0) break;
+#pragma unroll 4
         for (int k = 4 * THREAD; k < cols; k += 4 * THREADS) {
           const float4 v = *(const float4 *)(p.x + row * p.x_stride + k);
           unsigned low[3], high[3];
@@ -150,19 +167,27 @@ DEVICE void step_products(const rkv_products &all, int room) {
       }
       __syncthreads();
     }
-    float total[4] = {0, 0, 0, 0};
+    float total[SETS][2][4];
+#pragma unroll
+    for (int i = 0; i < 8 * SETS; i++) total[i / 8][i / 4 % 2][i % 4] = 0;
     int side = 0;
     while (at.product >= 0) {
       const turn then = next_of(at);
       load(next, then);
-      add_part<DTYPE>(total, now, x, halves_of_x, is_row, at.k + mine, cols);
+#pragma unroll
+      for (int i = 0; i < SETS; i++) add_part<DTYPE>(total[i], now, x[i], halves_of_x[i], slots[i] >= 0, at.k + mine, cols);
       if (then.product != at.product || then.tile != at.tile) { /* the tile is done */
 #pragma unroll
-        for (int i = 0; i < 4; i++) sums[side][WARP][LANE / 4 + i / 2 * 8][LANE % 4 * 2 + i % 2] = total[i], total[i] = 0;
+        for (int i = 0; i < 4 * SETS; i++) { /* two products of eight rows each; a lane and its neighbour of the other half share a row */
+          float *c = total[i / 4][i / 2 % 2] + i % 2 * 2;
+          const float half = LANE / 4 % 2 ? c[1] : c[0], sum = half + __shfl_xor_sync(0xffffffffu, half, 4);
+          if (LANE / 4 % 2 == 0) sums[side][WARP][i / 2 % 2 * 8 + i % 2 * 4 + LANE / 8][i / 4 * 4 + LANE % 4] = sum;
+          c[0] = c[1] = 0;
+        }
         __syncthreads();
         const rkv_product &done = all.of[at.product];
         const int out = at.tile * 16 + THREAD / 8;
-        if (THREAD < 128 && to >= 0 && out < done.rows) {
+        if (THREAD < 128 && THREAD % 8 < 4 * SETS && to >= 0 && out < done.rows) {
           float sum = 0, gated = 0;
           for (int i = 0; i < turns; i++) {
             sum += sums[side][i][THREAD / 8][THREAD % 8];
@@ -181,10 +206,11 @@ DEVICE void step_products(const rkv_products &all, int room) {
   }
 }
 
-/* grid: as many blocks as multiprocessors, or fewer. */
+/* grid: as many blocks as multiprocessors, or fewer. SETS: four slots each. */
 #define STEP(name, dtype, gated)                                                                                              \
   KERNEL __launch_bounds__(32 * WARPS_OF, 2) kernel_step_##name(const __grid_constant__ rkv_products all, int room) {         \
-    step_products<dtype, gated>(all, room);                                                                                   \
+    if (all.of[0].count <= 4) step_products<dtype, gated, 1>(all, room);                                                      \
+    else step_products<dtype, gated, 2>(all, room);                                                                           \
   }
 STEP(bf16, RKV_BF16, 0)
 STEP(gated_bf16, RKV_BF16, 1)

@@ -145,8 +145,8 @@ function identity(): Check[] {
         using here = await load(path, { device: await cuda(), onWarning: () => {} });
         const [got, want] = [await firstLogits(here, prompt), await firstLogits(there, prompt)];
         // The CPU multiplies what is quantised with activations of 8 bits.
-        const size = Math.sqrt(want.reduce((sum, x) => sum + x * x, 0) / want.length);
-        assertLess(largestDifference(got, want), (/^.*-(F32|F16|BF16)$/.test(one.name) ? 1e-3 : 0.15) * size);
+        const apart = Math.hypot(...got.map((x, i) => x - want[i])) / Math.hypot(...want);
+        assertLess(apart, /-(F32|F16|BF16)$/.test(one.name) ? 1e-4 : 0.1);
         cpu[Symbol.dispose]();
       } finally {
         await rm(folder, { recursive: true });
