@@ -34,8 +34,8 @@ def bells(seed, *shape):
     return (total - 510).reshape(shape)
 
 
-def inputs(seed, length):
-    """q[length, heads, headDim], keys and values [kvHeads, length, headDim], f32."""
+def inputs(seed, length, sharp=1):
+    """q[length, heads, headDim], keys and values [kvHeads, length, headDim], f32. `sharp`, a power of two, multiplies the logits."""
     topics = bells(seed * 8, KV_HEADS, length // TOPIC + 1, HEAD_DIM)
     own = np.arange(length) // TOPIC
     keys = (bells(seed * 8 + 1, KV_HEADS, length, HEAD_DIM) + topics[:, own]) >> 3
@@ -43,13 +43,13 @@ def inputs(seed, length):
     asked = (hashed(seed * 8 + 3, length) % (own + 1).astype(np.uint64)).astype(np.int64)
     wanted = np.repeat(topics[:, asked], GROUP, axis=0).transpose(1, 0, 2)
     q = bells(seed * 8 + 4, length, HEADS, HEAD_DIM) + wanted
-    return (q / 256).astype(np.float32), (keys / 32).astype(np.float32), (values / 32).astype(np.float32)
+    return (q * sharp / 256).astype(np.float32), (keys / 32).astype(np.float32), (values / 32).astype(np.float32)
 
 
-def described(seed, length):
+def described(seed, length, sharp=1):
     """What a file says of its inputs; read.ts makes them again and compares the hash."""
-    data = b"".join(np.ascontiguousarray(part, dtype="<f4").tobytes() for part in inputs(seed, length))
-    return {"seed": seed, "length": length, "sha256": hashlib.sha256(data).hexdigest()}
+    data = b"".join(np.ascontiguousarray(part, dtype="<f4").tobytes() for part in inputs(seed, length, sharp))
+    return {"seed": seed, "length": length, "sharp": sharp, "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def tensor(values):
@@ -70,8 +70,8 @@ def gap(scores, kept):
     return float(narrowest)
 
 
-def save(method, source, conventions, cases):
-    head = {"method": method, "source": source, "command": f"python tests/golden/policies/make_policies.py ORACLES {method}", "conventions": conventions}
+def save(method, source, conventions, cases, maker=None):
+    head = {"method": method, "source": source, "command": f"python tests/golden/policies/make_policies.py ORACLES {maker or method}", "conventions": conventions}
     head |= {"kvHeads": KV_HEADS, "heads": HEADS, "headDim": HEAD_DIM}
     path = HERE / f"{method}.json"
     write(path, head, cases=cases)

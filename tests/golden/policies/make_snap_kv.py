@@ -52,4 +52,5 @@ def make(oracles):
         assert all(len(set(rows)) == budget for rows in kept)
         scores = pooling_done.last[0].numpy()
         cases.append({"name": f"snapkv window {window} kernel {kernel} {pooling}", "oracle": "snapkv", "inputs": described(seed, length), "options": {"budget": budget, "window": window, "kernel": kernel, "pooling": pooling, "perHead": True}, "gap": gap(scores, kept), "kept": kept, "scores": tensor(scores)})
+    torch.set_default_dtype(torch.float32)
     save("snapKV", f"{KVPRESS}; FasterDecoding/SnapKV e216ddc", CONVENTIONS, cases)

@@ -48,13 +48,50 @@ export interface QuestGolden extends Golden<{ page: number; budget: number }> {
 
 export const questGoldens = (): QuestGolden[] => read<QuestGolden>("quest");
 
+export interface H2OGolden extends Golden<{ heavy: number; recent: number; perHead: boolean }> {
+  /** Rows of the prompt; each later row comes with a step of its own. */
+  readonly prompt: number;
+  /** Rows held after the prompt, ascending. */
+  readonly kept: readonly (readonly number[])[];
+  /** f32[heads, prompt]: the sums after the prompt, nothing dropped yet. */
+  readonly scores: Float32Array;
+  /** [steps][heads]: the row that went after each step. */
+  readonly dropped: readonly (readonly number[])[];
+  /** Second least less least sum of those that could go, the narrowest of all steps. */
+  readonly stepGap: number;
+  readonly finalKept: readonly (readonly number[])[];
+  /** f32[heads, heavy + recent], in the order of finalKept. */
+  readonly finalScores: Float32Array;
+}
+
+export const h2oGoldens = (): H2OGolden[] => read<H2OGolden>("h2o");
+
+export interface H2ORatesGolden extends Golden<{ budget: number }> {
+  readonly kept: readonly (readonly number[])[];
+  /** f32[kvHeads, length]: sums divided by the number of queries that could see the row, mean over the group. */
+  readonly scores: Float32Array;
+}
+
+export const h2oRatesGoldens = (): H2ORatesGolden[] => read<H2ORatesGolden>("h2oRates");
+
+export interface ChunkKVGolden extends Golden<{ budget: number; window: number; chunk: number; kernel: number }> {
+  /** Whether a chunk ends where the window begins. */
+  readonly aligned: boolean;
+  /** Rows kept of every KV head, ascending. */
+  readonly kept: readonly number[];
+  /** f32[chunks]: of those that lie before the window. */
+  readonly scores: Float32Array;
+}
+
+export const chunkKVGoldens = (): ChunkKVGolden[] => read<ChunkKVGolden>("chunkKV");
+
 /** A case as it lies in the file: the inputs are said by their seed, tensors are packed. */
 function read<Case extends { inputs: Inputs }>(method: string): Case[] {
   const { cases } = JSON.parse(readFileSync(new URL(`${method}.json`, import.meta.url), "utf8")) as { cases: Record<string, unknown>[] };
   return cases.map((one) => {
-    const { seed, length, sha256 } = one.inputs as { seed: number; length: number; sha256: string };
+    const { seed, length, sharp, sha256 } = one.inputs as { seed: number; length: number; sharp: number; sha256: string };
     const fields = Object.entries(one).map(([name, value]) => [name, isPacked(value) ? unpacked(value) : value]);
-    return { ...Object.fromEntries(fields), inputs: inputsOf(seed, length, sha256) } as Case;
+    return { ...Object.fromEntries(fields), inputs: inputsOf(seed, length, sharp, sha256) } as Case;
   });
 }
 
@@ -73,7 +110,7 @@ function unpacked({ dtype, data }: Packed): Float32Array | Int32Array {
 }
 
 /** The inputs of a seed, as inputs.py makes them; Error where they are not those that the file was made of. */
-export function inputsOf(seed: number, length: number, sha256?: string): Inputs {
+export function inputsOf(seed: number, length: number, sharp = 1, sha256?: string): Inputs {
   const heads = kvHeads * group;
   const topics = bells(seed * 8, kvHeads * (Math.floor(length / topicRows) + 1) * headDim);
   const topic = (h: number, n: number, d: number) => topics[(h * (Math.floor(length / topicRows) + 1) + n) * headDim + d];
@@ -87,7 +124,7 @@ export function inputsOf(seed: number, length: number, sha256?: string): Inputs 
   const asked = hashed(seed * 8 + 3, length).map((x, row) => x % (ownTopic(row) + 1));
   const q = Float32Array.from(bells(seed * 8 + 4, length * heads * headDim), (x, i) => {
     const [row, head, d] = [Math.floor(i / headDim / heads), Math.floor(i / headDim) % heads, i % headDim];
-    return (x + topic(Math.floor(head / group), asked[row], d)) / 256;
+    return (x + topic(Math.floor(head / group), asked[row], d)) * sharp / 256;
   });
   if (sha256 !== undefined && sha256Of([q, keys, values]) !== sha256) {
     throw new Error(`Cannot make the inputs of seed ${seed}, length ${length}: their hash is not ${sha256}`);
