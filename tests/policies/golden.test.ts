@@ -1,0 +1,209 @@
+// Policies against what published code keeps of the same keys and queries (tests/golden/README.md says whose).
+import { assert, assertEquals, assertLess } from "@std/assert";
+import { describe, it } from "node:test";
+import { type Arena, type Device, open } from "../../lib/device.ts";
+import type { Kernels, LayerHandle } from "../../lib/kernels.ts";
+import { SessionAllocator } from "../../lib/kv/allocator.ts";
+import { Rows, type StepState, stepState } from "../../lib/kv/store.ts";
+import { h2o } from "../../lib/policies/h2o.ts";
+import { type Attention, everyRow, type Kept, type Layer, type Policy } from "../../lib/policies/policy.ts";
+import { quest } from "../../lib/policies/quest.ts";
+import { snapKV } from "../../lib/policies/snap_kv.ts";
+import type { Tensor } from "../../lib/tensor.ts";
+import { layer as plainLayer } from "../cases/inputs.ts";
+import { onDevice } from "../cases/device.ts";
+import { random } from "../cases/random.ts";
+import { h2oGoldens, h2oRatesGoldens, type Inputs, questGoldens, snapKVGoldens } from "../golden/policies/read.ts";
+import { range } from "../reference/plain.ts";
+
+const sorted = (rows: Iterable<number>) => [...rows].sort((a, b) => a - b);
+
+/** One layer under a policy, its rows written by hand: row i is token i. */
+class Bench {
+  readonly rows: Rows;
+  readonly layer: Layer;
+  readonly k: Kernels;
+  readonly #state: StepState;
+  end = 0;
+
+  constructor(readonly device: Device, readonly arena: Arena, policy: Policy, readonly inputs: Inputs, budget: number) {
+    const { length, kvHeads, heads, headDim } = inputs;
+    this.k = device.kernels;
+    this.#state = stepState(arena, 2, 1);
+    this.#state.active.write(Int32Array.of(1));
+    const shape = { layers: 2, slots: 1, heads, kvHeads, headDim, capacity: length, dtype: "f32" as const, scale: headDim ** -0.5, budget };
+    this.rows = new Rows(arena, 1, shape, this.#state);
+    this.rows.commit(0, length);
+    const memory = new SessionAllocator(arena, 1, () => this.tensor([1]));
+    memory.nextLayer(this.rows);
+    const layer = policy.layer(this.rows, memory);
+    assert(layer !== everyRow);
+    this.layer = layer;
+  }
+
+  tensor(shape: readonly number[], values?: Float32Array): Tensor {
+    const tensor = this.arena.tensor("f32", shape);
+    tensor.commit(shape.at(-2) ?? 1);
+    if (values) tensor.write(values);
+    return tensor;
+  }
+
+  /** Tokens [begin, end) become the next rows. */
+  append(begin: number, end: number): void {
+    const { kvHeads, length, headDim, keys, values } = this.inputs;
+    for (const h of range(kvHeads)) {
+      const [from, to] = [(h * length + begin) * headDim, (h * length + end) * headDim];
+      const row = h * length + this.end;
+      this.rows.keys.write(keys.slice(from, to), row * headDim);
+      this.rows.values.write(values.slice(from, to), row * headDim);
+      this.rows.position.write(Int32Array.from(range(begin, end)), row);
+    }
+    this.end += end - begin;
+    this.#state.rowEnd.write(Int32Array.of(this.end), 1);
+  }
+
+  /** Queries of tokens [begin, end), and room for what attention makes of them. */
+  attention(begin: number, end: number, slot: number, layer: LayerHandle): Attention {
+    const { heads, headDim, q } = this.inputs;
+    const count = end - begin;
+    const queries = this.tensor([count, heads, headDim], q.slice(begin * heads * headDim, end * heads * headDim));
+    const [attended, lse] = [this.tensor([count, heads, headDim]), this.tensor([count, heads])];
+    return { slot, count, from: begin, rest: 0, begin: 0, q: queries, attended, lse, rotations: queries, layer };
+  }
+
+  /** Reads a prompt; returns what the policy keeps of it. */
+  prompt(length: number, layer: LayerHandle): Kept | undefined {
+    const { k, rows } = this;
+    this.append(0, length);
+    const attention = this.attention(0, length, 0, layer);
+    k.attendChunk(attention.attended, attention.lse, attention.q, rows.handle, layer, 0, length);
+    this.layer.observe?.(k, attention);
+    const kept = this.layer.giveBack?.(k, { slot: 0, after: "prompt", rows: length, begin: 0, generated: 0 });
+    if (kept) {
+      k.compact(rows.handle, kept.also ?? null, kept.keep, 0, kept.count);
+      this.end = kept.count;
+    }
+    return kept;
+  }
+
+  /** Feeds token `i` in a step that reads every row held. */
+  step(i: number, layer: LayerHandle): void {
+    const { k, rows } = this;
+    this.append(i, i + 1);
+    const attention = this.attention(i, i + 1, -1, layer);
+    const work = this.tensor([this.inputs.heads * (Math.ceil(this.inputs.length / 256) + 2) * (this.inputs.headDim + 2)]);
+    k.attend(attention.attended, attention.lse, attention.q, rows.handle, layer, null, work, 0);
+    this.layer.attended?.(k, attention);
+    this.end = this.layer.rowsAfterStep?.(this.end) ?? this.end;
+  }
+
+  /** Tokens whose rows a KV head holds. */
+  async held(h: number): Promise<number[]> {
+    return sorted(await this.rows.position.read(h * this.inputs.length, this.end));
+  }
+}
+
+async function under<T>(
+  policy: Policy,
+  inputs: Inputs,
+  budget: number,
+  enqueue: (bench: Bench, layer: LayerHandle) => void,
+  read: (bench: Bench) => Promise<T>,
+): Promise<T> {
+  const device = await open("cpu");
+  using arena = device.arena(1 << 30);
+  const bench = new Bench(device, arena, policy, inputs, budget);
+  const { kvHeads, heads, headDim } = inputs;
+  const layer = plainLayer({ hidden: 16, kvHeads, group: heads / kvHeads, headDim }, random("golden policies"));
+  await onDevice(device, { layer }, ([handle]) => enqueue(bench, handle as LayerHandle));
+  return await read(bench);
+}
+
+/** The same queries with a KV head for each: a group of one. */
+function ungrouped(inputs: Inputs): Inputs {
+  const { heads, kvHeads } = inputs;
+  const repeated = (planes: Float32Array) => {
+    const size = planes.length / kvHeads;
+    const all = new Float32Array(size * heads);
+    for (const g of range(heads)) all.set(planes.subarray(Math.floor(g * kvHeads / heads) * size).subarray(0, size), g * size);
+    return all;
+  };
+  return { ...inputs, kvHeads: heads, keys: repeated(inputs.keys), values: repeated(inputs.values) };
+}
+
+describe("snapKV keeps what its published code keeps", () => {
+  for (const { name, oracle, inputs, options, kept } of snapKVGoldens()) {
+    it(`${name} (${oracle})`, async () => {
+      const { budget, window, perHead } = options;
+      const { length, heads, kvHeads } = inputs;
+      const policy = snapKV(options);
+      const got = await under(policy, inputs, budget, (bench, layer) => {
+        bench.prompt(length, layer);
+        const due = bench.layer.due?.(length, true, []) ?? 0;
+        if (due > 0) bench.layer.build!(bench.k, { slot: 0, begin: 0, rows: due, earlier: [] });
+      }, async (bench) => {
+        if (!perHead) return await Promise.all(range(kvHeads).map((h) => bench.held(h)));
+        const index = await bench.layer.select(bench.k, bench.rows.keys, { rotations: bench.rows.keys }).index!.read();
+        return range(heads).map((g) => {
+          const recalled = [...index.subarray(g * budget, (g + 1) * budget)].filter((row) => row >= 0);
+          return sorted([...recalled, ...range(length - window, length)]);
+        });
+      });
+      assertEquals(got, kept.map((rows) => [...rows]));
+    });
+  }
+});
+
+describe("quest ranks and reads what its published code does", () => {
+  for (const { name, inputs, options, rows, kept } of questGoldens()) {
+    it(name, async () => {
+      const { page, budget } = options;
+      const { heads, headDim, q } = inputs;
+      const pages = Math.max(3, Math.floor(budget / page));
+      const whole = Math.floor((rows - 1) / page) * page; // the page of the newest row is always read, beside the budget
+      const index = await under(quest({ page, budget: pages * page, exempt: [] }), inputs, pages * page, (bench) => {
+        bench.append(0, rows);
+        assertEquals(bench.layer.due!(rows, true, []), whole);
+        bench.layer.build!(bench.k, { slot: 0, begin: 0, rows: whole, earlier: [] });
+        bench.k.setTail(bench.rows.handle, 0, rows - whole);
+      }, async (bench) => {
+        const query = bench.tensor([1, heads, headDim], q.slice((rows - 1) * heads * headDim, rows * heads * headDim));
+        return await bench.layer.select(bench.k, query, { rotations: query }).index!.read();
+      });
+      for (const g of range(heads)) {
+        const theirs = kept[g].filter((row) => row < whole);
+        const ours = [...index.subarray(g * pages * page, (g + 1) * pages * page)].filter((row) => row >= 0);
+        assertEquals(sorted(ours.slice(0, theirs.length)), theirs, `head ${g}`); // best pages first
+      }
+    });
+  }
+});
+
+describe("h2o holds what its published code holds", () => {
+  for (const { name, inputs, options, prompt, kept, finalKept } of h2oGoldens()) {
+    it(name, async () => {
+      const { heavy, recent, perHead } = options;
+      const own = perHead ? ungrouped(inputs) : inputs;
+      const budget = heavy + recent;
+      const policy = h2o({ budget, recent: recent / budget });
+      const after = (steps: number) =>
+        under(policy, own, budget, (bench, layer) => {
+          bench.prompt(prompt, layer);
+          for (let i = prompt; i < prompt + steps; i++) bench.step(i, layer);
+        }, (bench) => Promise.all(range(own.kvHeads).map((h) => bench.held(h))));
+      assertEquals(await after(0), kept.map((rows) => [...rows]));
+      assertEquals(await after(inputs.length - prompt), finalKept.map((rows) => [...rows]));
+    });
+  }
+
+  for (const { name, inputs, options, kept } of h2oRatesGoldens()) {
+    it(`with rates: ${name} (kvpress)`, async () => {
+      const { budget } = options;
+      const held = await under(h2o({ budget, recent: 0, rates: true }), inputs, budget, (bench, layer) => {
+        bench.prompt(inputs.length, layer);
+      }, (bench) => Promise.all(range(inputs.kvHeads).map((h) => bench.held(h))));
+      // Ours always keeps the newest row: it may stand where the peer keeps its least.
+      for (const h of range(inputs.kvHeads)) assertLess(held[h].filter((row) => !kept[h].includes(row)).length, 2);
+    });
+  }
+});
