@@ -1,15 +1,18 @@
-// Every TypeScript block of README runs as it stands, in a process of its own.
+// Every TypeScript block of README and of docstrings runs as it stands, in a process of its own.
 import { assertEquals } from "@std/assert";
 import { spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { after, describe, it } from "node:test";
 import { join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
-const readme = readFileSync(join(root, "README.md"), "utf8");
-const blocks = [...readme.matchAll(/```ts\n([\s\S]*?)```/g)].map(([, code]) => code);
+const read = (file: string) => readFileSync(join(root, file), "utf8");
+const blocks = [...read("README.md").matchAll(/```ts\n([\s\S]*?)```/g)].map(([, code]) => code);
+const sources = readdirSync(join(root, "lib"), { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts")).sort();
+const shown = sources.flatMap((name) => [...read(`lib/${name}`).matchAll(/^ \* ```ts\n([\s\S]*?)^ \* ```/gm)].map(([, code]) => code))
+  .map((code) => code.replace(/^ \* ?/gm, ""));
 mkdirSync(join(root, "zig-out"), { recursive: true });
 const folder = mkdtempSync(join(root, "zig-out", "readme-")); // inside the package, where "recallkv" is its own name
 after(() => rmSync(folder, { recursive: true }));
@@ -25,8 +28,8 @@ function run(file: string): Promise<{ code: number | null; err: string }> {
   });
 }
 
-describe("README", () => {
-  for (const [i, code] of blocks.entries()) {
+describe("README and docstrings", () => {
+  for (const [i, code] of [...blocks, ...shown].entries()) {
     it(`block ${i + 1} runs: ${code.split("\n", 1)[0]}`, async () => {
       const file = join(folder, `block${i + 1}.ts`);
       writeFileSync(file, code.includes("process.") ? `import process from "node:process";\n${code}` : code);
@@ -34,5 +37,5 @@ describe("README", () => {
     });
   }
 
-  it("has blocks", () => assertEquals(blocks.length >= 4, true));
+  it("have blocks", () => assertEquals([blocks.length >= 4, shown.length >= 2], [true, true]));
 });
