@@ -5,6 +5,7 @@ import { type Arena, type Device, open } from "../../lib/device.ts";
 import type { Kernels, LayerHandle } from "../../lib/kernels.ts";
 import { SessionAllocator } from "../../lib/kv/allocator.ts";
 import { Rows, type StepState, stepState } from "../../lib/kv/store.ts";
+import { chunkKV } from "../../lib/policies/chunk_kv.ts";
 import { h2o } from "../../lib/policies/h2o.ts";
 import { type Attention, everyRow, type Kept, type Layer, type Policy } from "../../lib/policies/policy.ts";
 import { quest } from "../../lib/policies/quest.ts";
@@ -13,7 +14,7 @@ import type { Tensor } from "../../lib/tensor.ts";
 import { layer as plainLayer } from "../cases/inputs.ts";
 import { onDevice } from "../cases/device.ts";
 import { random } from "../cases/random.ts";
-import { h2oGoldens, h2oRatesGoldens, type Inputs, questGoldens, snapKVGoldens } from "../golden/policies/read.ts";
+import { chunkKVGoldens, h2oGoldens, h2oRatesGoldens, type Inputs, questGoldens, snapKVGoldens } from "../golden/policies/read.ts";
 import { range } from "../reference/plain.ts";
 
 const sorted = (rows: Iterable<number>) => [...rows].sort((a, b) => a - b);
@@ -177,6 +178,20 @@ describe("quest ranks and reads what its published code does", () => {
       }
     });
   }
+});
+
+describe("chunkKV keeps what its published code keeps", () => {
+  // Ours pools nothing beside chunks, and cuts chunks before the window: cases of that form.
+  const alike = chunkKVGoldens().filter(({ aligned, options }) => aligned && options.kernel === 1);
+  for (const { name, inputs, options, kept } of alike) {
+    it(name, async () => {
+      const got = await under(chunkKV({ ...options, reuse: 1 }), inputs, options.budget, (bench, layer) => {
+        bench.prompt(inputs.length, layer);
+      }, (bench) => Promise.all(range(inputs.kvHeads).map((h) => bench.held(h))));
+      assertEquals(got, range(inputs.kvHeads).map(() => [...kept]));
+    });
+  }
+  it("has such cases", () => assertEquals(alike.length >= 2, true));
 });
 
 describe("h2o holds what its published code holds", () => {
