@@ -1,0 +1,84 @@
+// The notebook, executed headless: by Jupyter with Deno's kernel where Jupyter is installed, else cell after cell as one Deno module. It needs
+// Deno whoever runs the tests, so only Bun does.
+import { assert, assertEquals, assertLess, assertStringIncludes } from "@std/assert";
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { describe, it } from "node:test";
+import { fileURLToPath } from "node:url";
+
+const examples = fileURLToPath(new URL("../examples/", import.meta.url));
+const tool = fileURLToPath(new URL("../scripts/tool.sh", import.meta.url));
+const jupyter = "/usr/bin/jupyter-nbconvert";
+
+interface Notebook {
+  readonly cells: readonly {
+    cell_type: string;
+    source: string[];
+    outputs?: { text?: string[]; data?: Record<string, string | string[]> }[];
+  }[];
+}
+const notebook: Notebook = JSON.parse(readFileSync(join(examples, "recall.ipynb"), "utf8"));
+
+function run(command: string, args: readonly string[], env: Record<string, string> = {}): string {
+  const { status, stdout, stderr } = spawnSync(command, args, { cwd: examples, encoding: "utf8", env: { ...process.env, ...env } });
+  assertEquals(status, 0, `${command} ${args.join(" ")}\n${stdout}\n${stderr}`);
+  return stdout;
+}
+
+/** What the cells print, and the picture. */
+function withKernel(folder: string): { text: string; svg: string } {
+  const home = { HOME: folder, JUPYTER_DATA_DIR: join(folder, ".local/share/jupyter") };
+  run("sh", [tool, "deno", "jupyter", "--install"], home);
+  run(jupyter, ["--to", "notebook", "--execute", "recall.ipynb", "--output", join(folder, "out.ipynb")], home);
+  const outputs = (JSON.parse(readFileSync(join(folder, "out.ipynb"), "utf8")) as Notebook).cells.flatMap(({ outputs = [] }) => outputs);
+  const svg = outputs.map(({ data }) => data?.["image/svg+xml"]).find(Boolean);
+  return { text: outputs.flatMap(({ text = [] }) => text).join(""), svg: [svg].flat().join("") };
+}
+
+function asModule(folder: string): { text: string; svg: string } {
+  const picture = join(folder, "plot.json");
+  const cells = notebook.cells.filter(({ cell_type }) => cell_type === "code").map(({ source }) => source.join(""));
+  const file = join(examples, `.notebook-${process.pid}.ts`); // beside the notebook: paths and names resolve as they do there
+  writeFileSync(
+    file,
+    cells.join("\n").replace(
+      "Deno.jupyter.display(",
+      `((shown: object, _: object) => Deno.writeTextFile(${JSON.stringify(picture)}, JSON.stringify(shown)))(`,
+    ),
+  );
+  try {
+    const text = run("sh", [tool, "deno", "run", "-A", "--no-check", file]);
+    return { text, svg: JSON.parse(readFileSync(picture, "utf8"))["image/svg+xml"] };
+  } finally {
+    rmSync(file);
+  }
+}
+
+if (!("Deno" in globalThis)) {
+  describe("examples/recall.ipynb", () => {
+    it("runs from top to bottom, and shows what it says", { timeout: 180_000 }, () => {
+      const folder = mkdtempSync(join(tmpdir(), "recallkv-notebook-"));
+      try {
+        const { text, svg } = existsSync(jupyter) ? withKernel(folder) : asModule(folder);
+        assertStringIncludes(text, "Clara lives in Porto.");
+        const covered = new Map(
+          [...text.matchAll(/^(\w+) (\d+): \d+ rows, ([\d.]+) %$/gm)].map(([, policy, budget, mass]) => [policy + budget, Number(mass)]),
+        );
+        assertEquals(covered.size, 12);
+        for (const policy of ["clusterKV", "quest", "slidingWindow"]) assertLess(covered.get(`${policy}64`)!, covered.get(`${policy}512`)!);
+        assertLess(covered.get("slidingWindow512")!, covered.get("clusterKV512")!);
+        assert(svg.startsWith("<svg"));
+        assertEquals(svg.match(/<circle/g)?.length, 12);
+      } finally {
+        rmSync(folder, { recursive: true });
+      }
+    });
+
+    it("is kept without outputs", () => {
+      assertEquals(notebook.cells.flatMap(({ outputs = [] }) => outputs), []);
+    });
+  });
+}
