@@ -85,6 +85,34 @@ export interface ChunkKVGolden extends Golden<{ budget: number; window: number; 
 
 export const chunkKVGoldens = (): ChunkKVGolden[] => read<ChunkKVGolden>("chunkKV");
 
+export interface PyramidInferOptions {
+  recent: number;
+  newest: number;
+  sinks: number;
+  ratio: number;
+  least: number;
+  every: number;
+  generatedRatio: number;
+}
+
+export interface PyramidInferGolden extends Golden<PyramidInferOptions> {
+  readonly prompt: number;
+  readonly steps: number;
+  readonly layers: number;
+  /** Rows of the prompt that reach each layer, ascending. */
+  readonly entered: readonly (readonly number[])[];
+  /** Of each layer that ranks: the score of each row of its context, the first rows of those that entered. */
+  readonly scores: readonly { readonly layer: number; readonly f32: Float32Array }[];
+  /** Rows of each layer's cache after all steps, ascending. */
+  readonly held: readonly (readonly number[])[];
+}
+
+export const pyramidInferGoldens = (): PyramidInferGolden[] =>
+  read<PyramidInferGolden>("pyramidInfer").map((one) => {
+    const packed = one.scores as unknown as readonly (Packed & { layer: number })[];
+    return { ...one, scores: packed.map((scores) => ({ layer: scores.layer, f32: unpacked(scores) as Float32Array })) };
+  });
+
 /** A case as it lies in the file: the inputs are said by their seed, tensors are packed. */
 function read<Case extends { inputs: Inputs }>(method: string): Case[] {
   const { cases } = JSON.parse(readFileSync(new URL(`${method}.json`, import.meta.url), "utf8")) as { cases: Record<string, unknown>[] };
