@@ -113,6 +113,27 @@ export const pyramidInferGoldens = (): PyramidInferGolden[] =>
     return { ...one, scores: packed.map((scores) => ({ layer: scores.layer, f32: unpacked(scores) as Float32Array })) };
   });
 
+export interface InfiniGenGolden extends Golden<{ partial: number; alpha: number; budget: number }> {
+  /** Rows of the prompt; the guessed query is that of the row after them. */
+  readonly prompt: number;
+  /** f32[kvHeads, headDim, headDim]: directions in columns, to 11 bits. */
+  readonly skew: Float32Array;
+  /** Columns that stand for all, of each KV head, the weightiest first. */
+  readonly channels: readonly (readonly number[])[];
+  /** How far the last of them lies before the next, as a share of the first. */
+  readonly skewGap: number;
+  /** f32[heads, prompt]: logits in these channels. */
+  readonly scores: Float32Array;
+  /** Rows of each query head within alpha of its best. */
+  readonly counts: readonly number[];
+  /** Distance of the nearest logit to that bound. */
+  readonly countGap: number;
+  /** Rows read of each query head, best first: min(floor(mean of counts), budget). */
+  readonly chosen: readonly (readonly number[])[];
+}
+
+export const infiniGenGoldens = (): InfiniGenGolden[] => read<InfiniGenGolden>("infiniGen");
+
 /** A case as it lies in the file: the inputs are said by their seed, tensors are packed. */
 function read<Case extends { inputs: Inputs }>(method: string): Case[] {
   const { cases } = JSON.parse(readFileSync(new URL(`${method}.json`, import.meta.url), "utf8")) as { cases: Record<string, unknown>[] };
