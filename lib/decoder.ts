@@ -45,6 +45,8 @@ export interface Chunk {
   readonly from: number;
   readonly rest: number;
   readonly begin: number;
+  /** Tokens of the whole prompt. */
+  readonly prompt: number;
   /** i32[count]. */
   readonly position: Tensor;
 }
@@ -61,9 +63,9 @@ export function chunkLayer(k: Kernels, layer: SessionLayer, a: Activations, chun
 }
 
 function attentionOf(a: Activations, layer: LayerHandle, chunk: Omit<Chunk, "position">): Attention {
-  const { slot, count, from, rest, begin } = chunk;
+  const { slot, count, from, rest, begin, prompt } = chunk;
   const { q, attended, lse, rotations } = a;
-  return { slot, count, from, rest, begin, q, attended, lse, rotations, layer };
+  return { slot, count, from, rest, begin, prompt, q, attended, lse, rotations, layer };
 }
 
 /** Enqueues one decode step of every active slot, from the token to feed to the logits of the next; `position` is then the next one's. */
@@ -101,5 +103,5 @@ function attendStep(k: Kernels, { rows, weights, policy, sink }: SessionLayer, a
     const { centroids, means, bias } = estimates;
     k.attendEstimates(a.attended, a.lse, a.q, rows.handle, weights, centroids, means, bias, a.work);
   }
-  policy.attended?.(k, attentionOf(a, weights, { slot: STEP, count: slots, from: 0, rest: 0, begin: 0 }));
+  policy.attended?.(k, attentionOf(a, weights, { slot: STEP, count: slots, from: 0, rest: 0, begin: 0, prompt: 0 }));
 }

@@ -52,7 +52,7 @@ export class Prefill {
     const last = this.#hidden ? await this.#wholePrompt(prompt, pace, this.#hidden, this.#places!) : await this.#chunks(prompt, pace);
     if (pace.stopped) return { last, finished: false };
     held.prompt = held.tokens.length;
-    if (!this.#hidden) this.layers.forEach((_, l) => this.keeper.giveBack(slot, held, l, "prompt", before[l]));
+    if (!this.#hidden) this.layers.forEach((_, l) => this.keeper.giveBack(slot, held, l, "prompt", before[l], tokens.length));
     this.keeper.build(slot, held, true);
     return { last, finished: await pace.finish() };
   }
@@ -64,7 +64,7 @@ export class Prefill {
     for (const { from, count } of pieces(tokens.length, this.chunk)) {
       this.keeper.commit(slot, held, count);
       this.#embed(tokens, from, count, held.tokens.length);
-      const chunk = { slot, count, from, rest: tokens.length - from - count, begin, position: this.#position };
+      const chunk = { slot, count, from, rest: tokens.length - from - count, begin, prompt: tokens.length, position: this.#position };
       for (const layer of this.layers) chunkLayer(k, layer, block, chunk);
       for (let i = from; i < from + count; i++) held.tokens.push(tokens[i]);
       for (const layer of held.layers) layer.end += count;
@@ -93,14 +93,22 @@ export class Prefill {
         k.copy(block.x, 0, hidden, from, count);
         k.copy(this.#position, 0, places, from, count);
         k.rotations(block.rotations, this.#position, weights.frequencies, weights.rotationFactor, count);
-        chunkLayer(k, layer, block, { slot, count, from, rest: rows - from - count, begin: before, position: this.#position });
+        chunkLayer(k, layer, block, {
+          slot,
+          count,
+          from,
+          rest: rows - from - count,
+          begin: before,
+          prompt: tokens.length,
+          position: this.#position,
+        });
         k.copy(hidden, from, block.x, 0, count);
         last = count - 1;
         held.layers[l].end += count;
         if (!(await pace.advance(count))) return last;
       }
-      const kept = this.keeper.giveBack(slot, held, l, "prompt", before);
-      if (kept?.hidden) rows = this.#drop(kept, slot, before, rows, hidden, places);
+      const kept = this.keeper.giveBack(slot, held, l, "prompt", before, tokens.length);
+      if (kept?.of === "deeper") rows = this.#drop(kept, slot, before, rows, hidden, places);
     }
     for (const token of tokens) held.tokens.push(token);
     hidden.release(0, 0);

@@ -22,13 +22,19 @@ import type { KvDType, OnProgress } from "./types.ts";
 
 export type { Attended, DecodedToken, DecodeOptions, LogitsPlace, PrefillOptions, RestoreOptions, SessionOptions };
 
+/** The KV rows and step state of one or more sequences. Make one with `LoadedModel.session`. */
 export class Session {
+  /** Sequences served by one step. */
   readonly slots: number;
+  /** Most tokens of a slot. */
   readonly capacity: number;
+  /** Which rows a step reads. */
   readonly policy: Policy;
   /** Rows of the policy's index, per head. */
   readonly budget: number;
+  /** dtype of the KV rows. */
   readonly kvDtype: KvDType;
+  /** Prompt tokens per op. */
   readonly chunk: number;
   /** What `save` was given beside the session, once it has come back. */
   note: unknown;
@@ -38,6 +44,7 @@ export class Session {
   #busy: string | null = null;
   #closed = false;
 
+  /** Made by `LoadedModel.session`. */
   constructor(readonly model: LoadedModel, options: SessionOptions = {}) {
     const room = this.#room = new SessionRoom(model, options);
     this.slots = room.slots;
@@ -275,6 +282,7 @@ export class Session {
     return this.#room.arena.memory().committed;
   }
 
+  /** Gives everything back. Nothing of it may be used afterwards. */
   [Symbol.dispose](): void {
     if (this.#closed) return;
     this.#closed = true;
@@ -332,7 +340,7 @@ export class Session {
       this.#room.keeper.stepped(held);
       this.#room.steps[slot]++;
       this.#room.sampler.fed(slot);
-      this.#room.layers.forEach((_, l) => this.#room.keeper.giveBack(slot, held, l, "step", 0));
+      this.#room.layers.forEach((_, l) => this.#room.keeper.giveBack(slot, held, l, "step", 0, 0));
       this.#room.keeper.build(slot, held, true);
     }
   }

@@ -160,7 +160,7 @@ export class SessionRoom implements Saveable {
     k.copy(this.logits, slot, source.logits, from, 1);
     this.keeper.write(slot, held);
     this.keeper.build(slot, held, false);
-    this.layers.forEach((_, l) => this.keeper.giveBack(slot, held, l, "prompt", 0));
+    this.layers.forEach((_, l) => this.keeper.giveBack(slot, held, l, "prompt", 0, held.tokens.length));
     this.keeper.build(slot, held, true);
   }
 

@@ -49,13 +49,20 @@ export class RowKeeper {
     });
   }
 
-  /** Gives back what a layer's policy no longer holds; returns what was kept where something was given back. */
-  giveBack(slot: number, held: SlotState, l: number, after: Place["after"], begin: number): Kept | undefined {
+  /** Gives back what a layer's policy no longer holds; returns what it said to keep where something was given back. */
+  giveBack(slot: number, held: SlotState, l: number, after: Place["after"], begin: number, prompt: number): Kept | undefined {
     const { policy, rows } = this.layers[l];
     if (policy === everyRow || !policy.giveBack) return;
     const layer = held.layers[l];
-    const kept = (policy as Layer).giveBack!(this.k, { slot, after, rows: layer.end, begin, generated: held.tokens.length - held.prompt });
-    if (!kept) return;
+    const kept = (policy as Layer).giveBack!(this.k, {
+      slot,
+      after,
+      rows: layer.end,
+      begin,
+      prompt,
+      generated: held.tokens.length - held.prompt,
+    });
+    if (!kept || kept.of === "deeper") return kept;
     this.k.compact(rows.handle, kept.also ?? null, kept.keep, slot, kept.count);
     rows.release(slot, kept.count);
     layer.end = kept.count;

@@ -1,6 +1,7 @@
 import { pool } from "../kernels.ts";
 import { clearSlot, type Policy } from "./policy.ts";
 
+/** Options of `chunkKV`. */
 export interface ChunkKVOptions {
   /** Rows kept of a prompt, the observation window included: a number or a fraction of the capacity. */
   budget: number | string;

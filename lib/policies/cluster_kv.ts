@@ -1,6 +1,7 @@
 import { allocateClusters, clusterKeys } from "../cluster/cluster_keys.ts";
 import { everyRow, type Policy } from "./policy.ts";
 
+/** Options of `clusterKV`. */
 export interface ClusterKVOptions {
   /** Rows recalled per KV head and step, beside sink and tail: a number or a fraction of the capacity. */
   budget: number | string;

@@ -1,6 +1,7 @@
 import type { Attention, Policy } from "./policy.ts";
 import type { Kernels } from "../kernels.ts";
 
+/** Options of `h2o`. */
 export interface H2OOptions {
   /** Rows held per KV head, heavy hitters and recent ones: a number or a fraction of the capacity. */
   budget: number | string;

@@ -1,6 +1,7 @@
 import type { LayerBases } from "../calibration.ts";
 import { everyRow, type Policy } from "./policy.ts";
 
+/** Options of `infiniGen`. */
 export interface InfiniGenOptions {
   /** For each layer the rotation of every KV head, f32[kvHeads, headDim, headDim]: `recallkv calibrate MODEL TEXT` makes it. */
   skew: LayerBases;

@@ -15,8 +15,11 @@ export const everyRow: unique symbol = Symbol("everyRow");
 
 /** Rows [begin, begin + rows) of one slot, which will never be permuted again after this. */
 export interface Segment {
+  /** Which sequence of the batch. */
   readonly slot: number;
+  /** The first row. */
   readonly begin: number;
+  /** How many rows. */
   readonly rows: number;
   /** Rows of each segment of this slot that was built before, oldest first. */
   readonly earlier: readonly number[];
@@ -46,6 +49,7 @@ export interface Step {
 export interface Estimates {
   /** f32[slots, kvHeads, n, headDim]. */
   readonly centroids: Tensor;
+  /** f32[slots, kvHeads, maxClusters, headDim]: mean values of the same members. */
   readonly means: Tensor;
   /** f32[slots, kvHeads, n]. */
   readonly bias: Tensor;
@@ -57,6 +61,7 @@ export interface Estimates {
 export interface Selection {
   /** Chosen rows, i32[slots, kvHeads or heads, budget], valid ones first, then -1; none: sink and tail only. */
   readonly index?: Tensor;
+  /** Clusters that enter attention as one row each. */
   readonly estimates?: Estimates;
 }
 
@@ -68,9 +73,12 @@ export interface Attention {
   readonly count: number;
   /** Tokens of the prompt before this chunk, and after it; 0 in a step. */
   readonly from: number;
+  /** Tokens of the prompt after the chunk. */
   readonly rest: number;
   /** Rows of the slot before the prompt began; 0 in a step. */
   readonly begin: number;
+  /** Tokens of the whole prompt, whatever earlier layers dropped of it; 0 in a step. */
+  readonly prompt: number;
   /** f32[>= count, heads, headDim], rotated. */
   readonly q: Tensor;
   /** f32[>= count, heads, headDim]: what attention gave. */
@@ -79,17 +87,22 @@ export interface Attention {
   readonly lse: Tensor;
   /** f32[>= count, 2, ropeDim / 2]. */
   readonly rotations: Tensor;
+  /** Weights of the layer. */
   readonly layer: LayerHandle;
 }
 
 /** When rows may be given back: at the end of a prompt, or after a step. */
 export interface Place {
+  /** Which sequence of the batch. */
   readonly slot: number;
+  /** What has ended. */
   readonly after: "prompt" | "step";
   /** Rows held by the layer. */
   readonly rows: number;
   /** Rows held before the prompt began. */
   readonly begin: number;
+  /** Tokens of the prompt. */
+  readonly prompt: number;
   /** Tokens generated since the prompt ended. */
   readonly generated: number;
 }
@@ -98,13 +111,18 @@ export interface Place {
 export interface Kept {
   /** i32[slots, kvHeads or 1, n], ascending. */
   readonly keep: Tensor;
+  /** How many rows are kept. */
   readonly count: number;
   /** f32[slots, kvHeads, capacity]: moves along with the rows. */
   readonly also?: Tensor;
-  /** Deeper layers do not see the dropped tokens of this prompt either (needs `block: "prompt"` and one list for all heads). */
-  readonly hidden?: boolean;
+  /**
+   * "rows": the layer's own rows (unless said). "deeper": its rows stay, but deeper layers do not see the dropped tokens of this prompt (needs
+   * `block: "prompt"`, one list for all heads, and a prompt that begins at row 0).
+   */
+  readonly of?: "rows" | "deeper";
 }
 
+/** What a policy does in one layer. */
 export interface Layer {
   /** Enqueues the choice of rows for this step. q: f32[slots, heads, headDim], rotated. */
   select(k: Kernels, q: Tensor, step: Step): Selection;
@@ -126,7 +144,9 @@ export interface Layer {
   selectBytes?(builtRows: number): number;
 }
 
+/** Which KV rows a step reads, and which are held. */
 export interface Policy {
+  /** What it is called in tables and errors. */
   readonly name: string;
   /** The `policyVersion` it was written for; the present one unless said. */
   readonly version?: number;
@@ -138,6 +158,7 @@ export interface Policy {
   readonly budget?: number | string;
   /** "prompt": a whole prompt passes a layer before the next begins, at the cost of its hidden states; "chunk" unless said. */
   readonly block?: "chunk" | "prompt";
+  /** Called once per layer, with the only allocator; `everyRow` exempts the layer. */
   layer(rows: Rows, memory: Allocator): Layer | typeof everyRow;
 }
 

@@ -1,6 +1,7 @@
 import { pool } from "../kernels.ts";
 import { clearSlot, type Policy } from "./policy.ts";
 
+/** Options of `pyramidInfer`. */
 export interface PyramidInferOptions {
   /** Share of a prompt that counts as recent: all of it is kept, and its queries say what else is. */
   recent: number;
@@ -14,6 +15,7 @@ export interface PyramidInferOptions {
   least: number;
   /** Generated rows that are thinned out together, and the share that the last layer keeps of them. */
   every: number;
+  /** Share of the generated rows that are kept. */
   generatedRatio: number;
 }
 
@@ -29,7 +31,8 @@ const defaults: PyramidInferOptions = {
 
 /**
  * PyramidInfer (arXiv 2405.12532): after each layer, of a slot's first prompt only those tokens go on to deeper layers to which the recent
- * queries attend most, summed over heads; the others' hidden states and rows are dropped. Generated rows are thinned out the same way.
+ * queries attend most, summed over heads; the others' hidden states are dropped. Every so many generated rows are thinned out by the attention
+ * that they have drawn since.
  * Bytes per step and layer: rows held * kvHeads * 2 row bytes. Memory: the same (what is kept compounds with depth), and the prompt's hidden
  * states while it is read. Fails on what the recent part of the prompt did not ask for: deeper layers have never seen it.
  */
@@ -48,13 +51,13 @@ export const pyramidInfer = (options: Partial<PyramidInferOptions> = {}): Policy
       const together = memory.scratch("f32", [slots, 1, capacity]);
       const keep = memory.scratch("i32", [slots, 1, capacity]);
       const weights = memory.scratch("f32", [capacity]);
-      const recentOf = (length: number) => Math.floor(recent * length);
+      const recentOf = (prompt: number) => 1 + Math.floor(recent * prompt);
       return {
         select: () => ({}),
-        observe(k, { slot, count, from, rest, begin, q, lse, layer }) {
+        observe(k, { slot, count, from, rest, begin, prompt, q, lse, layer }) {
           if (begin > 0) return;
           if (from === 0) clearSlot(mass, slot);
-          const asking = 1 + recentOf(from + count + rest);
+          const asking = recentOf(prompt);
           const before = count + rest - asking; // queries of the chunk that come before the asking ones
           if (before >= count) return;
           const weight = (i: number) => i < before ? 0 : 1 + (newest - 1) * (i - before) / Math.max(1, asking - 1);
@@ -62,16 +65,20 @@ export const pyramidInfer = (options: Partial<PyramidInferOptions> = {}): Policy
           k.attentionMass(mass, q, lse, weights, handle, layer, slot, count, Math.max(0, before));
         },
         attended: (k, { slot, count, q, lse, layer }) => k.attentionMass(mass, q, lse, null, handle, layer, slot, count, 0),
-        giveBack(k, { slot, after, rows: held, begin, generated }) {
-          const step = after === "step";
-          if (step ? generated === 0 || generated % every !== 0 : begin > 0) return;
-          const [first, end] = step ? [held - every, held] : [0, held - recentOf(held)];
-          const stay = step ? Math.max(1, Math.floor(every * 0.9 * shareAt(generatedRatio))) : Math.floor(end * shareAt(ratio));
-          if (stay >= end - first || (!step && stay < least)) return;
-          const always = step ? first : Math.min(sinks, stay);
+        giveBack(k, { slot, after, rows: held, begin, prompt, generated }) {
+          if (after === "step") {
+            const stay = Math.max(1, Math.floor(every * 0.9 * shareAt(generatedRatio)));
+            if (generated === 0 || generated % every !== 0 || stay >= every) return;
+            k.poolScores(together, mass, slot, 0, held, 1, pool.mean);
+            k.keep(keep, together, slot, held - every, held, stay, held);
+            return { keep, count: held - every + stay, also: mass };
+          }
+          const context = held - recentOf(prompt);
+          const stay = Math.floor(context * shareAt(ratio));
+          if (begin > 0 || stay <= least || stay >= context) return;
           k.poolScores(together, mass, slot, 0, held, 1, pool.mean);
-          k.keep(keep, together, slot, always, end, stay - (always - first), held);
-          return { keep, count: held - (end - first) + stay, also: mass, hidden: !step };
+          k.keep(keep, together, slot, sinks, context, stay - sinks, held);
+          return { keep, count: held - context + stay, of: "deeper" };
         },
       };
     },

@@ -1,5 +1,6 @@
 import { everyRow, type Policy } from "./policy.ts";
 
+/** Options of `quest`. */
 export interface QuestOptions {
   /** Rows read per head and step, beside sink and tail: a number or a fraction of the capacity. */
   budget: number | string;

@@ -2,6 +2,7 @@ import type { LayerBases } from "../calibration.ts";
 import { STEP } from "../kernels.ts";
 import { everyRow, type Policy } from "./policy.ts";
 
+/** Options of `sals`. */
 export interface SALSOptions {
   /** For each layer the leading directions of its keys before rotation, all heads side by side, f32[kvHeads * headDim, n]: `recallkv
    * calibrate MODEL TEXT` makes them. */

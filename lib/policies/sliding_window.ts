@@ -1,5 +1,6 @@
 import type { Policy } from "./policy.ts";
 
+/** Options of `slidingWindow`. */
 export interface SlidingWindowOptions {
   /** First rows, always read (the paper's 4 attention sinks). */
   sink: number;

@@ -1,6 +1,7 @@
 import { type Kernels, pool } from "../kernels.ts";
 import { type Attention, clearSlot, type Policy } from "./policy.ts";
 
+/** Options of `snapKV`. */
 export interface SnapKVOptions {
   /** Rows kept of a prompt, the observation window included: a number or a fraction of the capacity. */
   budget: number | string;
@@ -8,6 +9,7 @@ export interface SnapKVOptions {
   window: number;
   /** Neighbouring rows whose scores are joined, so that kept rows come in runs: odd. */
   kernel: number;
+  /** How scores of neighbouring rows are joined. */
   pooling: "mean" | "max";
   /** Choose for every query head, as the paper does. Rows cannot be given back then: heads of a group share them. */
   perHead: boolean;

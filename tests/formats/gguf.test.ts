@@ -67,15 +67,15 @@ describe("one GGUF file", () => {
     });
   });
 
-  it("keeps a vocabulary of 128k tokens, whose header goes beyond the first read", async () => {
-    const words = Array.from({ length: 128_000 }, (_, i) => `Ġtoken number ${i}`);
+  it("keeps a vocabulary of 32,000 tokens, whose header goes beyond the first read", async () => {
+    const words = Array.from({ length: 32_000 }, (_, i) => `Ġtoken number ${i}`);
     const path = files.file(
       "large.gguf",
       ggufFile({ metadata: [["tokens", value.strings(words)], ["merges", value.strings([...words, ...words])]] }),
     );
     const { metadata } = await readGguf(path);
     assertEquals(metadata.get("tokens"), words);
-    assertEquals((metadata.get("merges") as string[]).length, 256_000);
+    assertEquals((metadata.get("merges") as string[]).length, 64_000);
   });
 
   refuses("an empty file", new Uint8Array(0), "it has 0 bytes");

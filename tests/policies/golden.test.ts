@@ -8,16 +8,32 @@ import { Rows, type StepState, stepState } from "../../lib/kv/store.ts";
 import { chunkKV } from "../../lib/policies/chunk_kv.ts";
 import { h2o } from "../../lib/policies/h2o.ts";
 import { type Attention, everyRow, type Kept, type Layer, type Policy } from "../../lib/policies/policy.ts";
+import { pyramidInfer } from "../../lib/policies/pyramid_infer.ts";
 import { quest } from "../../lib/policies/quest.ts";
 import { snapKV } from "../../lib/policies/snap_kv.ts";
 import type { Tensor } from "../../lib/tensor.ts";
 import { layer as plainLayer } from "../cases/inputs.ts";
 import { onDevice } from "../cases/device.ts";
 import { random } from "../cases/random.ts";
-import { chunkKVGoldens, h2oGoldens, h2oRatesGoldens, type Inputs, questGoldens, snapKVGoldens } from "../golden/policies/read.ts";
+import {
+  chunkKVGoldens,
+  h2oGoldens,
+  h2oRatesGoldens,
+  type Inputs,
+  pyramidInferGoldens,
+  questGoldens,
+  snapKVGoldens,
+} from "../golden/policies/read.ts";
 import { range } from "../reference/plain.ts";
 
 const sorted = (rows: Iterable<number>) => [...rows].sort((a, b) => a - b);
+
+const vector = (planes: Float32Array, i: number, width: number) => planes.subarray(i * width, (i + 1) * width);
+
+interface Place {
+  readonly layer: number;
+  readonly layers: number;
+}
 
 /** One layer under a policy, its rows written by hand: row i is token i. */
 class Bench {
@@ -25,15 +41,27 @@ class Bench {
   readonly layer: Layer;
   readonly k: Kernels;
   readonly #state: StepState;
+  readonly #at: number;
   end = 0;
 
-  constructor(readonly device: Device, readonly arena: Arena, policy: Policy, readonly inputs: Inputs, budget: number) {
+  constructor(readonly device: Device, readonly arena: Arena, policy: Policy, readonly inputs: Inputs, budget: number, at: Place) {
     const { length, kvHeads, heads, headDim } = inputs;
     this.k = device.kernels;
-    this.#state = stepState(arena, 2, 1);
+    this.#at = at.layer;
+    this.#state = stepState(arena, at.layers, 1);
     this.#state.active.write(Int32Array.of(1));
-    const shape = { layers: 2, slots: 1, heads, kvHeads, headDim, capacity: length, dtype: "f32" as const, scale: headDim ** -0.5, budget };
-    this.rows = new Rows(arena, 1, shape, this.#state);
+    const shape = {
+      layers: at.layers,
+      slots: 1,
+      heads,
+      kvHeads,
+      headDim,
+      capacity: length,
+      dtype: "f32" as const,
+      scale: headDim ** -0.5,
+      budget,
+    };
+    this.rows = new Rows(arena, at.layer, shape, this.#state);
     this.rows.commit(0, length);
     const memory = new SessionAllocator(arena, 1, () => this.tensor([1]));
     memory.nextLayer(this.rows);
@@ -49,38 +77,42 @@ class Bench {
     return tensor;
   }
 
-  /** Tokens [begin, end) become the next rows. */
-  append(begin: number, end: number): void {
+  /** Tokens become the next rows. */
+  append(tokens: readonly number[]): void {
     const { kvHeads, length, headDim, keys, values } = this.inputs;
     for (const h of range(kvHeads)) {
-      const [from, to] = [(h * length + begin) * headDim, (h * length + end) * headDim];
       const row = h * length + this.end;
-      this.rows.keys.write(keys.slice(from, to), row * headDim);
-      this.rows.values.write(values.slice(from, to), row * headDim);
-      this.rows.position.write(Int32Array.from(range(begin, end)), row);
+      const taken = (planes: Float32Array) =>
+        Float32Array.from(tokens.flatMap((token) => [...vector(planes, h * length + token, headDim)]));
+      this.rows.keys.write(taken(keys), row * headDim);
+      this.rows.values.write(taken(values), row * headDim);
+      this.rows.position.write(Int32Array.from(tokens), row);
     }
-    this.end += end - begin;
-    this.#state.rowEnd.write(Int32Array.of(this.end), 1);
+    this.end += tokens.length;
+    this.#state.rowEnd.write(Int32Array.of(this.end), this.#at);
   }
 
-  /** Queries of tokens [begin, end), and room for what attention makes of them. */
-  attention(begin: number, end: number, slot: number, layer: LayerHandle): Attention {
+  /** Queries of tokens, and room for what attention makes of them. */
+  attention(tokens: readonly number[], slot: number, layer: LayerHandle, prompt: number): Attention {
     const { heads, headDim, q } = this.inputs;
-    const count = end - begin;
-    const queries = this.tensor([count, heads, headDim], q.slice(begin * heads * headDim, end * heads * headDim));
+    const count = tokens.length;
+    const queries = this.tensor(
+      [count, heads, headDim],
+      Float32Array.from(tokens.flatMap((token) => [...vector(q, token, heads * headDim)])),
+    );
     const [attended, lse] = [this.tensor([count, heads, headDim]), this.tensor([count, heads])];
-    return { slot, count, from: begin, rest: 0, begin: 0, q: queries, attended, lse, rotations: queries, layer };
+    return { slot, count, from: 0, rest: 0, begin: 0, prompt, q: queries, attended, lse, rotations: queries, layer };
   }
 
-  /** Reads a prompt; returns what the policy keeps of it. */
-  prompt(length: number, layer: LayerHandle): Kept | undefined {
+  /** Reads a prompt, or what has come through of one; returns what the policy says to keep. */
+  prompt(tokens: readonly number[], layer: LayerHandle, prompt = tokens.length): Kept | undefined {
     const { k, rows } = this;
-    this.append(0, length);
-    const attention = this.attention(0, length, 0, layer);
-    k.attendChunk(attention.attended, attention.lse, attention.q, rows.handle, layer, 0, length);
+    this.append(tokens);
+    const attention = this.attention(tokens, 0, layer, prompt);
+    k.attendChunk(attention.attended, attention.lse, attention.q, rows.handle, layer, 0, tokens.length);
     this.layer.observe?.(k, attention);
-    const kept = this.layer.giveBack?.(k, { slot: 0, after: "prompt", rows: length, begin: 0, generated: 0 });
-    if (kept) {
+    const kept = this.layer.giveBack?.(k, { slot: 0, after: "prompt", rows: tokens.length, begin: 0, prompt, generated: 0 });
+    if (kept && kept.of !== "deeper") {
       k.compact(rows.handle, kept.also ?? null, kept.keep, 0, kept.count);
       this.end = kept.count;
     }
@@ -90,8 +122,8 @@ class Bench {
   /** Feeds token `i` in a step that reads every row held. */
   step(i: number, layer: LayerHandle): void {
     const { k, rows } = this;
-    this.append(i, i + 1);
-    const attention = this.attention(i, i + 1, -1, layer);
+    this.append([i]);
+    const attention = this.attention([i], -1, layer, 0);
     const work = this.tensor([this.inputs.heads * (Math.ceil(this.inputs.length / 256) + 2) * (this.inputs.headDim + 2)]);
     k.attend(attention.attended, attention.lse, attention.q, rows.handle, layer, null, work, 0);
     this.layer.attended?.(k, attention);
@@ -110,10 +142,11 @@ async function under<T>(
   budget: number,
   enqueue: (bench: Bench, layer: LayerHandle) => void,
   read: (bench: Bench) => Promise<T>,
+  at: Place = { layer: 1, layers: 2 },
 ): Promise<T> {
   const device = await open("cpu");
   using arena = device.arena(1 << 30);
-  const bench = new Bench(device, arena, policy, inputs, budget);
+  const bench = new Bench(device, arena, policy, inputs, budget, at);
   const { kvHeads, heads, headDim } = inputs;
   const layer = plainLayer({ hidden: 16, kvHeads, group: heads / kvHeads, headDim }, random("golden policies"));
   await onDevice(device, { layer }, ([handle]) => enqueue(bench, handle as LayerHandle));
@@ -139,7 +172,7 @@ describe("snapKV keeps what its published code keeps", () => {
       const { length, heads, kvHeads } = inputs;
       const policy = snapKV(options);
       const got = await under(policy, inputs, budget, (bench, layer) => {
-        bench.prompt(length, layer);
+        bench.prompt(range(length), layer);
         const due = bench.layer.due?.(length, true, []) ?? 0;
         if (due > 0) bench.layer.build!(bench.k, { slot: 0, begin: 0, rows: due, earlier: [] });
       }, async (bench) => {
@@ -163,7 +196,7 @@ describe("quest ranks and reads what its published code does", () => {
       const pages = Math.max(3, Math.floor(budget / page));
       const whole = Math.floor((rows - 1) / page) * page; // the page of the newest row is always read, beside the budget
       const index = await under(quest({ page, budget: pages * page, exempt: [] }), inputs, pages * page, (bench) => {
-        bench.append(0, rows);
+        bench.append(range(rows));
         assertEquals(bench.layer.due!(rows, true, []), whole);
         bench.layer.build!(bench.k, { slot: 0, begin: 0, rows: whole, earlier: [] });
         bench.k.setTail(bench.rows.handle, 0, rows - whole);
@@ -186,7 +219,7 @@ describe("chunkKV keeps what its published code keeps", () => {
   for (const { name, inputs, options, kept } of alike) {
     it(name, async () => {
       const got = await under(chunkKV({ ...options, reuse: 1 }), inputs, options.budget, (bench, layer) => {
-        bench.prompt(inputs.length, layer);
+        bench.prompt(range(inputs.length), layer);
       }, (bench) => Promise.all(range(inputs.kvHeads).map((h) => bench.held(h))));
       assertEquals(got, range(inputs.kvHeads).map(() => [...kept]));
     });
@@ -203,7 +236,7 @@ describe("h2o holds what its published code holds", () => {
       const policy = h2o({ budget, recent: recent / budget });
       const after = (steps: number) =>
         under(policy, own, budget, (bench, layer) => {
-          bench.prompt(prompt, layer);
+          bench.prompt(range(prompt), layer);
           for (let i = prompt; i < prompt + steps; i++) bench.step(i, layer);
         }, (bench) => Promise.all(range(own.kvHeads).map((h) => bench.held(h))));
       assertEquals(await after(0), kept.map((rows) => [...rows]));
@@ -215,10 +248,28 @@ describe("h2o holds what its published code holds", () => {
     it(`with rates: ${name} (kvpress)`, async () => {
       const { budget } = options;
       const held = await under(h2o({ budget, recent: 0, rates: true }), inputs, budget, (bench, layer) => {
-        bench.prompt(inputs.length, layer);
+        bench.prompt(range(inputs.length), layer);
       }, (bench) => Promise.all(range(inputs.kvHeads).map((h) => bench.held(h))));
       // Ours always keeps the newest row: it may stand where the peer keeps its least.
       for (const h of range(inputs.kvHeads)) assertLess(held[h].filter((row) => !kept[h].includes(row)).length, 2);
+    });
+  }
+});
+
+describe("pyramidInfer passes on what its published code does", () => {
+  for (const { name, inputs, options, prompt, layers, entered } of pyramidInferGoldens()) {
+    it(name, async () => {
+      for (const layer of range(layers - 1)) {
+        let kept: Kept | undefined;
+        const passed = await under(pyramidInfer(options), inputs, 0, (bench, handle) => {
+          kept = bench.prompt(entered[layer], handle, prompt);
+        }, async () => {
+          if (!kept) return [...entered[layer]];
+          assertEquals(kept.of, "deeper");
+          return [...await kept.keep.read(0, kept.count)].map((row) => entered[layer][row]);
+        }, { layer, layers });
+        assertEquals(passed, [...entered[layer + 1]], `layer ${layer}`);
+      }
     });
   }
 });

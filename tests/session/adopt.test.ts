@@ -91,7 +91,7 @@ describe("policies that give rows back", () => {
     using session = model.session({ kv: pyramidInfer(), capacity });
     await session.prefill(prompt);
     const rows = session.rows();
-    assert(rows.every((held, l) => l === 0 || held < rows[l - 1]), String(rows));
+    assert(rows.every((held, l) => l < 2 || held < rows[l - 1]), String(rows)); // the first two hold all
   });
 
   for (const kv of [h2o({ budget: 64 }), slidingWindow({ window: 60 }), pyramidInfer({ least: 32 }), snapKV({ budget: 64 })]) {
