@@ -6,6 +6,7 @@ export type { Chat, ChatMark, ChatOptions, SendOptions } from "./lib/chat.ts";
 export type { ChatMessage } from "./lib/tokenizer/chat.ts";
 export { load, type LoadedModel, type LoadOptions } from "./lib/model.ts";
 export {
+  type Attended,
   type DecodedToken,
   type DecodeOptions,
   type LogitsPlace,
@@ -42,8 +43,14 @@ export {
   type Selection,
   type Step,
 } from "./lib/policies/policy.ts";
+export type { Tensor } from "./lib/tensor.ts";
+export type { Bundle, Kernels, LayerHandle, ModelHandle, Optional, RowsHandle, Run } from "./lib/kernels.ts";
+export type { Device } from "./lib/device.ts";
+export type { Rows } from "./lib/kv/store.ts";
+export type { ModelShape, Rope } from "./lib/models/model.ts";
+export type { EncodeOptions, TextDecoder, Tokenizer } from "./lib/tokenizer/tokenizer.ts";
 export { RecallError } from "./lib/errors.ts";
 export { type Fidelity, fidelity, type Witness } from "./lib/metrics/fidelity.ts";
 export { type LayerView, Probe } from "./lib/metrics/probe.ts";
 export type { AttendedRows } from "./lib/metrics/attended.ts";
-export type { KvDType, OnProgress, OnWarning, Progress } from "./lib/types.ts";
+export type { DType, KvDType, OnProgress, OnWarning, Progress, TensorData } from "./lib/types.ts";

@@ -7,6 +7,7 @@ import type { Attended, DecodedToken, DecodeOptions, PrefillOptions, Session } f
 import type { TextDecoder } from "./tokenizer/tokenizer.ts";
 import type { OnProgress } from "./types.ts";
 
+/** How to answer: when to end, and how tokens are chosen. */
 export interface AnswerOptions extends Sampling {
   /** Most tokens to generate; 256 unless said. */
   maxTokens?: number;
@@ -14,7 +15,9 @@ export interface AnswerOptions extends Sampling {
   stop?: string | number | readonly (string | number)[];
   /** Sees the logits before each choice and may change them. */
   onLogits?: DecodeOptions["onLogits"];
+  /** Ends the work early. */
   signal?: AbortSignal;
+  /** Is told how far it is. */
   onProgress?: OnProgress;
 }
 
@@ -30,7 +33,9 @@ export interface Job {
 
 /** A piece of the text of answer `index`. */
 export interface BatchPiece {
+  /** Which prompt of the array it answers. */
   readonly index: number;
+  /** The text. */
   readonly text: string;
 }
 

@@ -8,8 +8,11 @@ import type { Policy } from "./policies/policy.ts";
 import type { Tensor } from "./tensor.ts";
 import type { OnProgress } from "./types.ts";
 
+/** How to calibrate. */
 export interface CalibrateOptions {
+  /** Ends the work early. */
   signal?: AbortSignal;
+  /** Is told how far it is. */
   onProgress?: OnProgress;
 }
 

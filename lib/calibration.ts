@@ -35,6 +35,7 @@ export class LayerBases {
   }
 }
 
+/** What was learnt of a model, layer by layer. */
 export interface Calibration {
   /** Rotations of each KV head, f32[kvHeads, headDim, headDim], for infiniGen. */
   readonly skew: LayerBases;

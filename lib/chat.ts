@@ -8,6 +8,7 @@ import { knownOptions } from "./options.ts";
 import { type PrefillOptions, Session, type SessionOptions } from "./session.ts";
 import type { ChatMessage, ChatTemplate } from "./tokenizer/chat.ts";
 
+/** What a conversation begins with, and the session that holds it. */
 export interface ChatOptions extends Omit<SessionOptions, "slots"> {
   /** What the conversation begins with: the system's message. */
   system?: string;
@@ -17,6 +18,7 @@ export interface ChatOptions extends Omit<SessionOptions, "slots"> {
   variables?: Readonly<Record<string, unknown>>;
 }
 
+/** How to answer. */
 export interface SendOptions extends AnswerOptions {
   /** How the question is read: "dense" (default) or "sparse", as `Session.prefill`. */
   query?: PrefillOptions["query"];
@@ -27,11 +29,13 @@ const sendOptions = [...answerOptions, "query"];
 
 /** A place in a conversation. */
 export interface ChatMark {
+  /** What was said, oldest first. */
   readonly messages: readonly ChatMessage[];
   /** Of the session; void once the session went back before it. */
   readonly place: Mark;
 }
 
+/** A conversation. Make one with `LoadedModel.chat`. */
 export class Chat {
   /**
    * What was said, oldest first. It may be replaced or edited between two answers: the next one reads again what the session does not
@@ -45,6 +49,7 @@ export class Chat {
   /** Before the last answer: where to go back to when its tokens are not those of its text. */
   #beforeAnswer: Mark | undefined;
 
+  /** Made by `LoadedModel.chat`. */
   constructor(model: LoadedModel, options: ChatOptions = {}, restored?: Session) {
     knownOptions("chat", options, chatOptions);
     const { system, messages = [], variables, ...rest } = options;
@@ -110,6 +115,7 @@ export class Chat {
     return this.#session.save(path, this.messages);
   }
 
+  /** Gives everything back. Nothing of it may be used afterwards. */
   [Symbol.dispose](): void {
     this.#session[Symbol.dispose]();
   }

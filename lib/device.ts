@@ -10,6 +10,7 @@ import { rowBytes, Tensor, type TensorHost } from "./tensor.ts";
 import { type DType, dtypes, type WeightType, weightTypes } from "./types.ts";
 import { RecallError } from "./errors.ts";
 
+/** How a device is opened. */
 export interface OpenOptions {
   /** Width of the CPU pool; all cores unless said. */
   threads?: number;
@@ -85,11 +86,20 @@ export function open(kind: "auto" | "cpu" | "cuda" = "auto", options: OpenOption
   return Promise.resolve(new Device(lib, kind, lib.call("open", lib.fn.rkv_open(kind === "cuda" ? 1 : 0, threads, place))));
 }
 
+/** A device that ops run on. Make one with `open`, or let `load` do so. */
 export class Device {
+  /** Its ops. */
   readonly kernels: Kernels;
   #closed = false;
 
-  constructor(private readonly lib: Native, readonly kind: "cpu" | "cuda", readonly handle: number) {
+  /** @internal */
+  constructor(
+    private readonly lib: Native,
+    /** Where it computes. */
+    readonly kind: "cpu" | "cuda",
+    /** @internal */
+    readonly handle: number,
+  ) {
     this.kernels = bindOps(lib, opNames) as unknown as Kernels;
   }
 
@@ -105,17 +115,24 @@ export class Device {
     return { total: Number(sizes[0]), free: Number(sizes[1]) };
   }
 
-  /** Reserves address space for `bytes` bytes of tensors and weights; memory is used only as they are committed. */
+  /**
+   * Reserves address space for `bytes` bytes of tensors and weights; memory is used only as they are committed.
+   * @internal
+   */
   arena(bytes: number): Arena {
     return new Arena(this.lib, this, this.lib.call("arena", this.lib.fn.rkv_arena(this.handle, BigInt(Math.ceil(bytes)))));
   }
 
-  /** Maps a file for reading. */
+  /**
+   * Maps a file for reading.
+   * @internal
+   */
   file(path: string): MappedFile {
     const bytes = encoder.encode(path);
     return new MappedFile(this.lib, this.lib.call("file", this.lib.fn.rkv_file(bytes, bytes.length)));
   }
 
+  /** Gives everything back. Nothing of it may be used afterwards. */
   [Symbol.dispose](): void {
     if (this.#closed) return;
     this.#closed = true;

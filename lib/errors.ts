@@ -2,6 +2,7 @@
 
 /** What native code, memory or the state of a session refuses. The message says the action, what was found and what was wanted. */
 export class RecallError extends Error {
+  /** "RecallError". */
   override readonly name = "RecallError";
 
   /** `code`: the library's word for it, as "RKV_MEMORY"; `op`: what was asked for. */

@@ -12,11 +12,13 @@ import type { KvDType, OnWarning } from "./types.ts";
 /** What may be continued: a text, a conversation (through the model's chat template), or token ids as they are. */
 export type Prompt = string | readonly ChatMessage[] | readonly number[];
 
+/** What to generate with, and how. */
 export interface GenerateOptions extends AnswerOptions {
   /** A loaded model, or the path of one; the model that ships with recallkv unless said. */
   model?: LoadedModel | string;
   /** Of a model given by its path: where it runs, and how wide. */
   device?: LoadOptions["device"];
+  /** Width of the CPU pool for it; all cores unless said. */
   threads?: number;
   /** Which KV rows each step reads; `full()`, every row, unless said. */
   kv?: Policy;
@@ -26,11 +28,13 @@ export interface GenerateOptions extends AnswerOptions {
   capacity?: number;
   /** A prompt that does not fit loses tokens at its front instead of being refused. */
   dropFront?: boolean;
+  /** dtype of the KV rows; f16 on the CPU, bf16 on CUDA unless said. */
   kvDtype?: KvDType;
   /** Control tokens written in a text ("<|end|>") become control tokens; they stay text unless said. */
   special?: boolean;
   /** What the chat template reads beside messages: tools, documents, enable_thinking. */
   variables?: Readonly<Record<string, unknown>>;
+  /** Gets warnings, a sentence each; stderr unless said. */
   onWarning?: OnWarning;
 }
 
@@ -62,6 +66,7 @@ const known = [
  * Pieces then say whose they are. Errors: TypeError, RangeError for options and prompts that make no sense; RecallError.
  */
 export function generate(prompt: Prompt, options?: GenerateOptions): Generation;
+/** The same for several prompts at once. */
 export function generate(prompts: readonly Prompt[], options?: GenerateOptions): Generation<BatchPiece, GenerateResult[]>;
 export function generate(
   prompt: Prompt | readonly Prompt[],

@@ -5,10 +5,13 @@ import type { LikelyToken } from "./sampling.ts";
 /** Why a text ended: the model or a `stop` said so, a limit was reached, or the caller had enough. */
 export type FinishReason = "stop" | "length" | "abort";
 
+/** What an answer took. */
 export interface GenerateStats {
+  /** Tokens of the prompt. */
   readonly promptTokens: number;
   /** Of them, those that the session did not hold already. */
   readonly readTokens: number;
+  /** Tokens of the answer, an end token included. */
   readonly generatedTokens: number;
   /** From when its prompt began to be read to the first token. */
   readonly secondsToFirstToken: number;
@@ -30,11 +33,15 @@ export interface TokenLogprob extends LikelyToken {
   readonly likeliest: readonly LikelyToken[];
 }
 
+/** An answer. */
 export interface GenerateResult {
+  /** The text. */
   readonly text: string;
   /** All that was generated, an end token included. */
   readonly tokens: readonly number[];
+  /** Why it ended. */
   readonly finishReason: FinishReason;
+  /** What it took. */
   readonly stats: GenerateStats;
   /** For each token, where `logprobs` asked for them. */
   readonly logprobs?: readonly TokenLogprob[];
@@ -64,6 +71,7 @@ export class Generation<Piece = string, Result = GenerateResult> implements Asyn
     return this.#pieces;
   }
 
+  /** Waits for the result, and begins the work if nobody iterates. */
   then<A = Result, B = never>(
     fulfilled?: ((result: Result) => A | PromiseLike<A>) | null,
     rejected?: ((reason: unknown) => B | PromiseLike<B>) | null,

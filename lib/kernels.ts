@@ -6,11 +6,16 @@ import type { Tensor } from "./tensor.ts";
 
 /** A bundle of handles that ops take beside tensors: a layer's weights, a model's ends, a layer's KV rows. */
 export interface Bundle<Kind extends string> {
+  /** The library's number for it. */
   readonly handle: number;
+  /** What it bundles. */
   readonly kind: Kind;
 }
+/** Weights of a layer. */
 export type LayerHandle = Bundle<"layer">;
+/** What lies around the layers. */
 export type ModelHandle = Bundle<"model">;
+/** KV rows of a layer. */
 export type RowsHandle = Bundle<"rows">;
 
 /** `slot` of an op that serves a step: row i belongs to slot i. */
@@ -22,8 +27,10 @@ export const pool = { mean: 0, max: 1, chunk: 2 } as const;
 /** Rows [begin, begin + rows) of one slot become clusters [cluster, cluster + clusters): `[slot, begin, rows, cluster, clusters]`. */
 export type Run = Int32Array;
 
-type Optional = Tensor | null;
+/** A tensor that may be left out. */
+export type Optional = Tensor | null;
 
+/** The ops. Each enqueues and returns at once. */
 export interface Kernels {
   /** Cosines and sines of the rotary embedding for `count` positions, shared by all layers of a step or chunk. */
   rotations(rotations: Tensor, position: Tensor, frequencies: Tensor, factor: number, count: number): void;

@@ -12,26 +12,35 @@ import type { Tokenizer } from "./tokenizer/tokenizer.ts";
 import type { OnProgress, OnWarning } from "./types.ts";
 import { loadWeights, weightBytes } from "./weights.ts";
 
+/** Where a model runs, and who is told how far it is. */
 export interface LoadOptions {
   /** "auto" takes CUDA where it can be had, else the CPU; an open `Device` is used as it is and stays open. */
   device?: "auto" | "cpu" | "cuda" | Device;
   /** Width of the CPU pool; all cores unless said. */
   threads?: number;
+  /** Ends the work early. */
   signal?: AbortSignal;
+  /** Is told how far it is. */
   onProgress?: OnProgress;
   /** Gets warnings, a sentence each; stderr unless said. */
   onWarning?: OnWarning;
 }
 
+/** A model on a device. Make one with `load`. */
 export class LoadedModel {
+  /** Its sizes and numbers. */
   readonly shape: ModelShape;
+  /** Text to tokens and back. */
   readonly tokenizer: Tokenizer;
   #closed = false;
 
+  /** @internal */
   constructor(
     readonly path: string,
     readonly device: Device,
+    /** @internal */
     readonly checkpoint: LoadedCheckpoint,
+    /** @internal */
     readonly weights: Weights,
     private readonly arena: Arena,
     private readonly ownsDevice: boolean,
@@ -65,6 +74,7 @@ export class LoadedModel {
     return Chat.of(this, await this.restore(path, rest), variables);
   }
 
+  /** Gives everything back. Nothing of it may be used afterwards. */
   [Symbol.dispose](): void {
     if (this.#closed) return;
     this.#closed = true;

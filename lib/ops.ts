@@ -31,11 +31,15 @@ export async function open(kind: "auto" | "cpu" | "cuda" = "auto", options: Open
 
 /** What the numbers of each dtype come back as. */
 export interface DataOf {
+  /** As they are. */
   f32: Float32Array;
+  /** As they are. */
   i32: Int32Array;
+  /** As they are. */
   u32: Uint32Array;
   /** Bits. */
   f16: Uint16Array;
+  /** Bits. */
   bf16: Uint16Array;
   /** Rows of signed bytes, each followed by its f32 scale. */
   q8: Uint8Array;
@@ -46,10 +50,12 @@ export class DeviceArray<D extends DType = DType> {
   /** Made by the device and its ops. */
   constructor(readonly device: OpsDevice, readonly tensor: Tensor, private readonly arena: Arena) {}
 
+  /** Extents, row-major. */
   get shape(): readonly number[] {
     return this.tensor.shape;
   }
 
+  /** dtype of the numbers. */
   get dtype(): D {
     return this.tensor.dtype as D;
   }
@@ -69,8 +75,10 @@ export class DeviceArray<D extends DType = DType> {
 export class OpsDevice {
   readonly #arenas = new Set<Arena>();
 
+  /** Made by `open`. */
   constructor(private readonly device: Device) {}
 
+  /** Where it computes. */
   get kind(): "cpu" | "cuda" {
     return this.device.kind;
   }
@@ -90,7 +98,9 @@ export class OpsDevice {
    * Errors: TypeError for another kind; RangeError where data and shape differ in length.
    */
   from(data: Float32Array, shape: readonly number[]): DeviceArray<"f32">;
+  /** The same for other kinds of numbers. */
   from(data: Int32Array, shape: readonly number[]): DeviceArray<"i32">;
+  /** The same for other kinds of numbers. */
   from<D extends "f16" | "bf16">(data: Uint16Array, shape: readonly number[], dtype: D): DeviceArray<D>;
   from(data: Float32Array | Int32Array | Uint16Array, shape: readonly number[], dtype?: DType): DeviceArray {
     const found = data instanceof Float32Array
@@ -125,7 +135,10 @@ export class OpsDevice {
     return new DeviceArray<D>(this, committed(arena, dtype, shape), arena);
   }
 
-  /** Runs `work` with room that is given back when what it has enqueued has ended. */
+  /**
+   * Runs `work` with room that is given back when what it has enqueued has ended.
+   * @internal
+   */
   scratch<T>(bytes: number, work: (arena: Arena) => T): T {
     const arena = this.#arena(bytes);
     try {
@@ -135,7 +148,10 @@ export class OpsDevice {
     }
   }
 
-  /** Gives an arena back. */
+  /**
+   * Gives an arena back.
+   * @internal
+   */
   forget(arena: Arena): void {
     if (this.#arenas.delete(arena)) arena[Symbol.dispose]();
   }
@@ -146,12 +162,14 @@ export class OpsDevice {
     return arena;
   }
 
+  /** Gives everything back. Nothing of it may be used afterwards. */
   [Symbol.dispose](): void {
     for (const arena of [...this.#arenas]) this.forget(arena);
     this.device[Symbol.dispose]();
   }
 }
 
+/** How many clusters, and how long to look for them. */
 export interface KmeansOptions {
   /** How many, from 1 to the number of rows. */
   clusters: number;
@@ -159,6 +177,7 @@ export interface KmeansOptions {
   iterations?: number;
 }
 
+/** Clusters. */
 export interface KmeansResult {
   /** f32[slots, kvHeads, clusters, headDim]: means of the members. */
   readonly centroids: DeviceArray<"f32">;
@@ -219,6 +238,7 @@ export function assign(device: OpsDevice, keys: DeviceArray, centroids: DeviceAr
   return labels;
 }
 
+/** How to score. */
 export interface ScoreOptions {
   /** i32[slots, kvHeads, clusters + 1] of kmeans: clusters without members then score -Infinity. */
   offsets?: DeviceArray;
@@ -293,6 +313,7 @@ export function gatherRows(device: OpsDevice, from: DeviceArray, index: DeviceAr
   return to;
 }
 
+/** Which rows to attend. */
 export interface AttendOptions {
   /** i32[slots, kvHeads or heads, budget]: rows to read beside sink and tail, then -1. Without it every row is read. */
   index?: DeviceArray;
@@ -304,6 +325,7 @@ export interface AttendOptions {
   scale?: number;
 }
 
+/** What attention gave. */
 export interface AttendResult {
   /** f32[slots, heads, headDim]. */
   readonly attended: DeviceArray<"f32">;

@@ -4,6 +4,7 @@ import type { Kernels } from "./kernels.ts";
 import { knownOptions, numberIn, shown } from "./options.ts";
 import type { Tensor } from "./tensor.ts";
 
+/** How the next token is chosen. */
 export interface Sampling {
   /** 0 (default): the likeliest token. Else logits are divided by it before one is drawn. */
   temperature?: number;
@@ -72,7 +73,9 @@ export function checkSampling(action: string, sampling: Sampling, vocab?: number
 
 /** What a token was chosen from, when `logprobs` asked for it. */
 export interface LikelyToken {
+  /** Its id. */
   readonly token: number;
+  /** Natural logarithm of its probability. */
   readonly logprob: number;
 }
 

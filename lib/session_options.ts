@@ -3,6 +3,7 @@ import type { Policy } from "./policies/policy.ts";
 import type { LikelyToken, Sampling } from "./sampling.ts";
 import type { KvDType, OnProgress, OnWarning } from "./types.ts";
 
+/** What a session is made with. */
 export interface SessionOptions {
   /** Which rows a step reads; `full()` unless said. */
   kv?: Policy;
@@ -16,21 +17,29 @@ export interface SessionOptions {
   chunk?: number;
   /** Enqueue each step from TypeScript instead of replaying a recording: slower, for debugging a policy. */
   eager?: boolean;
+  /** Gets warnings, a sentence each; stderr unless said. */
   onWarning?: OnWarning;
 }
 
+/** How a saved session comes back. */
 export interface RestoreOptions extends Pick<SessionOptions, "kv" | "eager" | "onWarning"> {
+  /** Is told how far it is. */
   onProgress?: OnProgress;
 }
 
+/** How a prompt is read. */
 export interface PrefillOptions {
+  /** Which sequence of the batch. */
   slot?: number;
+  /** Ends the work early. */
   signal?: AbortSignal;
+  /** Is told how far it is. */
   onProgress?: OnProgress;
   /** "dense": attend every row (default); "sparse": token by token through the policy's own reading, as a generated token would be. */
   query?: "dense" | "sparse";
 }
 
+/** How tokens are decoded. */
 export interface DecodeOptions {
   /** Slots to decode; all that hold something unless said. */
   slots?: readonly number[];
@@ -42,18 +51,23 @@ export interface DecodeOptions {
   sampling?: Sampling | readonly Sampling[];
   /** Sees a slot's logits (f32[vocab]) before each choice and may change them in place. The step then waits for it, and log-probabilities are of what it leaves. */
   onLogits?: (logits: Float32Array, place: LogitsPlace) => void | Promise<void>;
+  /** Ends the work early. */
   signal?: AbortSignal;
 }
 
 /** Whose logits they are. */
 export interface LogitsPlace {
+  /** Which sequence of the batch. */
   readonly slot: number;
   /** Place in the text of the token that is chosen from them. */
   readonly position: number;
 }
 
+/** A token that was decoded. */
 export interface DecodedToken {
+  /** Which sequence of the batch. */
   readonly slot: number;
+  /** Its id. */
   readonly token: number;
   /** Natural logarithm of the probability the model gave it. */
   readonly logprob: number;
@@ -63,9 +77,14 @@ export interface DecodedToken {
 
 /** Rows that attention has read, summed over steps, layers and KV heads. */
 export interface Attended {
+  /** Steps that were taken. */
   readonly steps: number;
+  /** Of the first rows. */
   readonly sink: number;
+  /** Of the rows that were chosen. */
   readonly index: number;
+  /** Of the last rows. */
   readonly tail: number;
+  /** Clusters that were not chosen, one row each. */
   readonly estimates: number;
 }

@@ -9,8 +9,19 @@ export interface TensorHost {
   release(tensor: Tensor, slot: number, row: number): void;
 }
 
+/** Numbers on a device: a handle with a dtype and a shape. Sessions, allocators and devices make them. */
 export class Tensor {
-  constructor(readonly host: TensorHost, readonly handle: number, readonly dtype: DType, readonly shape: readonly number[]) {}
+  /** @internal */
+  constructor(
+    /** @internal */
+    readonly host: TensorHost,
+    /** @internal */
+    readonly handle: number,
+    /** dtype of the elements. */
+    readonly dtype: DType,
+    /** Extents, row-major. */
+    readonly shape: readonly number[],
+  ) {}
 
   /** Number of elements. */
   get elements(): number {

@@ -1,8 +1,9 @@
 /** Words shared by all of lib/: what a tensor may hold, and how far a long work has come. */
 
 /** dtypes of tensors; a `q8` row is headDim signed bytes and one f32 scale. The order is the library's numbering. */
-export const dtypes = ["f32", "f16", "bf16", "i32", "u32", "q8"] as const;
-export type DType = (typeof dtypes)[number];
+export const dtypes: readonly DType[] = ["f32", "f16", "bf16", "i32", "u32", "q8"];
+/** dtypes of tensors. */
+export type DType = "f32" | "f16" | "bf16" | "i32" | "u32" | "q8";
 
 /** dtypes that KV rows may have. */
 export type KvDType = "f32" | "f16" | "bf16" | "q8";
@@ -16,11 +17,17 @@ export type WeightType = (typeof weightTypes)[number];
 
 /** How far a long work has come. `done` and `total` are in `unit`. */
 export interface Progress {
+  /** What is being done. */
   readonly stage: "load" | "prefill" | "calibrate" | "restore" | "pull";
+  /** How far it is. */
   readonly done: number;
+  /** How far it will go. */
   readonly total: number;
+  /** What both count. */
   readonly unit: "bytes" | "tokens" | "layers";
 }
 
+/** Is told how far a long work has come. */
 export type OnProgress = (progress: Progress) => void;
+/** Gets a warning, as a sentence. */
 export type OnWarning = (sentence: string) => void;

@@ -21,10 +21,15 @@ export interface Clusters {
   readonly scores: Tensor;
   /** i32[slots, kvHeads or heads, min(maxClusters, budget)]: cluster ids, best first. */
   readonly ranked: Tensor;
+  /** i32[slots, kvHeads, capacity]: the cluster of each row. */
   readonly labels: Tensor;
+  /** i32[slots, kvHeads, capacity]: rows by cluster. */
   readonly order: Tensor;
+  /** i32[slots, kvHeads]: 1 while labels change. */
   readonly moved: Tensor;
+  /** f32: scratch. */
   readonly work: Tensor;
+  /** Rows per cluster, on average. */
   readonly tokensPerCluster: number;
 }
 
@@ -33,14 +38,19 @@ export function clustersOf(rows: number, tokensPerCluster: number): number {
   return Math.max(1, Math.round(rows / tokensPerCluster));
 }
 
+/** How many clusters, and what is kept of them. */
 export interface ClusterOptions {
+  /** Rows per cluster, on average. */
   readonly tokensPerCluster: number;
   /** Fewest and most rows of a segment; 1 and the capacity unless said. */
   readonly shortest?: number;
+  /** Most rows of a segment; the capacity unless said. */
   readonly longest?: number;
   /** Rank for every query head, not for every KV head. */
   readonly perHead?: boolean;
+  /** Keep the farthest member's distance. */
   readonly radius?: boolean;
+  /** Keep the means of the members' values. */
   readonly means?: boolean;
 }
 

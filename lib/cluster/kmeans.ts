@@ -4,12 +4,19 @@ import type { Tensor } from "../tensor.ts";
 
 /** What k-means works on, per slot and KV head; shapes as ffi/recallkv.h has them. */
 export interface KmeansTensors {
+  /** [slots, kvHeads, capacity, headDim]. */
   readonly keys: Tensor;
+  /** f32[slots, kvHeads, maxClusters, headDim]. */
   readonly centroids: Tensor;
+  /** i32[slots, kvHeads, capacity]. */
   readonly labels: Tensor;
+  /** i32[slots, kvHeads, capacity]. */
   readonly order: Tensor;
+  /** i32[slots, kvHeads, maxClusters + 1]. */
   readonly offsets: Tensor;
+  /** i32[slots, kvHeads]: 1 while labels change. */
   readonly moved: Tensor;
+  /** f32: scratch, as `assignWork` says. */
   readonly work: Tensor;
 }
 

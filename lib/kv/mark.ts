@@ -21,12 +21,16 @@ interface Kept extends RowRun {
   readonly copy: Tensor;
 }
 
+/** A place to come back to, made by `Session.mark`. */
 export class Mark {
   readonly #arena: Arena;
   readonly #kept: Kept[] = [];
   readonly #state: SlotState;
 
-  /** What the host knew at this place. */
+  /**
+   * What the host knew at this place.
+   * @internal
+   */
   get state(): SlotState {
     return this.#state;
   }
@@ -58,12 +62,16 @@ export class Mark {
     return this.#state.tokens.length;
   }
 
-  /** Enqueues the way back; returns what the host knew here. */
+  /**
+   * Enqueues the way back; returns what the host knew here.
+   * @internal
+   */
   restore(k: Kernels): SlotState {
     for (const { tensor, row, copy, rows } of this.#kept) k.copy(tensor, row, copy, 0, rows);
     return cloneSlot(this.#state);
   }
 
+  /** Gives everything back. Nothing of it may be used afterwards. */
   [Symbol.dispose](): void {
     this.#arena[Symbol.dispose]();
   }

@@ -53,6 +53,7 @@ export interface RowsShape {
 export class Rows {
   /** [slots, kvHeads, capacity, headDim]. */
   readonly keys: Tensor;
+  /** [slots, kvHeads, capacity, headDim]. */
   readonly values: Tensor;
   /** i32[slots, kvHeads, capacity]. */
   readonly position: Tensor;
@@ -60,19 +61,28 @@ export class Rows {
   readonly active: Tensor;
   /** i32[layers, slots]: where tails begin. */
   readonly tailBegin: Tensor;
+  /** What ops take. */
   readonly handle: RowsHandle;
   /** Layers of the model; `layer` is one of them. */
   readonly layers: number;
+  /** Sequences served by one step. */
   readonly slots: number;
+  /** Query heads. */
   readonly heads: number;
+  /** Key and value heads. */
   readonly kvHeads: number;
+  /** Width of a head. */
   readonly headDim: number;
+  /** Most rows of a slot. */
   readonly capacity: number;
+  /** Multiplies q . k before the softmax. */
   readonly scale: number;
+  /** Rows of the policy's index, per head. */
   readonly budget: number;
   readonly #committed: number[];
   readonly #perRow: Tensor[] = [];
 
+  /** Made by a session. */
   constructor(arena: Arena, readonly layer: number, shape: RowsShape, state: StepState) {
     const { slots, heads, kvHeads, headDim, capacity, dtype } = shape;
     this.keys = arena.tensor(dtype, [slots, kvHeads, capacity, headDim]);

@@ -4,9 +4,13 @@ import { rowBytes } from "../tensor.ts";
 
 /** Rows read per head and step: means over steps and all layers, exempt ones included. */
 export interface AttendedRows {
+  /** Of the first rows. */
   readonly sink: number;
+  /** Of the rows that were chosen. */
   readonly index: number;
+  /** Of the last rows. */
   readonly tail: number;
+  /** All of them. */
   readonly total: number;
 }
 

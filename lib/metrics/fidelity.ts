@@ -16,8 +16,11 @@ export interface Fidelity {
 
 /** Who has every row, where the policy gave some back: a session with `full()` that was fed the same tokens. */
 export interface Witness {
+  /** Watches the session. */
   readonly probe: Probe;
+  /** Holds every row of the text. */
   readonly session: Session;
+  /** Which sequence of the batch. */
   readonly slot?: number;
 }
 

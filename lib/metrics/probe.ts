@@ -13,10 +13,15 @@ interface Watched {
 
 /** One layer of one slot, as its last step left it. */
 export interface LayerView {
+  /** Number of the layer. */
   readonly layer: number;
+  /** Query heads. */
   readonly heads: number;
+  /** Key and value heads. */
   readonly kvHeads: number;
+  /** Width of a head. */
   readonly headDim: number;
+  /** Multiplies q . k before the softmax. */
   readonly scale: number;
   /** Rows held. */
   readonly held: number;
@@ -26,6 +31,7 @@ export interface LayerView {
   readonly attended?: Float32Array;
   /** f32[held, headDim] of each KV head. */
   readonly keys: readonly Float32Array[];
+  /** f32[held, headDim] of each KV head. */
   readonly values: readonly Float32Array[];
   /** Place in the text of each held row, of each KV head. */
   readonly position: readonly Int32Array[];
@@ -33,11 +39,13 @@ export interface LayerView {
   readonly read: readonly (readonly number[])[];
 }
 
+/** Watches what a policy reads. */
 export class Probe {
   /** Give this one to the session. */
   readonly policy: Policy;
   readonly #watched: Watched[] = [];
 
+  /** Watches `policy`. */
   constructor(policy: Policy) {
     this.policy = { ...policy, layer: (rows, memory) => this.#watch(policy, rows, memory) };
   }

@@ -3,6 +3,7 @@ import type { TensorSpan } from "../formats/checkpoint.ts";
 import type { ChatTemplate } from "../tokenizer/chat.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 
+/** A model's rotary embedding. */
 export interface Rope {
   /** Channels of a head that turn; the rest pass through. */
   readonly dim: number;
@@ -14,21 +15,33 @@ export interface Rope {
   readonly attentionFactor: number;
 }
 
+/** A model's sizes and numbers. */
 export interface ModelShape {
+  /** "llama", "mistral", "qwen2" or "qwen3". */
   readonly family: string;
+  /** Decoder layers. */
   readonly layers: number;
+  /** Width of the residual stream. */
   readonly hidden: number;
+  /** Query heads. */
   readonly heads: number;
+  /** Key and value heads. */
   readonly kvHeads: number;
+  /** Width of a head. */
   readonly headDim: number;
+  /** Width between the feed-forward's products. */
   readonly intermediate: number;
+  /** Tokens there are. */
   readonly vocab: number;
+  /** Added to mean squares before their root. */
   readonly normEps: number;
   /** Tokens the model was trained to read. */
   readonly trainedContext: number;
+  /** Its rotary embedding. */
   readonly rope: Rope;
   /** Per layer: the model's own sliding window in positions, or null. */
   readonly window: readonly (number | null)[];
+  /** The token that begins a text. */
   readonly bos: number | null;
   /** Tokens that end a text. */
   readonly eos: readonly number[];

@@ -2,9 +2,11 @@
 import { Template } from "@huggingface/jinja";
 import type { Tokenizer } from "./tokenizer.ts";
 
+/** What somebody said. */
 export interface ChatMessage {
   /** "system", "user", "assistant", or what else the template knows: letters, digits, - and _. */
   readonly role: string;
+  /** What was said. */
   readonly content: string;
   /** What else the template reads of a message. */
   readonly [field: string]: unknown;

@@ -9,6 +9,7 @@ export interface EncodeOptions {
   breaker?: string;
 }
 
+/** Tokens that come one by one, as text. */
 export interface TextDecoder {
   /** The text that a token completes; empty while a character is still cut, and for control tokens. */
   push(token: number): string;
@@ -16,6 +17,7 @@ export interface TextDecoder {
   end(): string;
 }
 
+/** Text to tokens and back. */
 export interface Tokenizer {
   /** Tokens of a text. Lone surrogates become U+FFFD. */
   encode(text: string, options?: EncodeOptions): number[];
@@ -23,7 +25,9 @@ export interface Tokenizer {
   decode(tokens: readonly number[], options?: { special?: boolean }): string;
   /** Text of tokens that come one by one; no character is ever split. */
   decoder(): TextDecoder;
+  /** The id of a token by its text, as the vocabulary writes it. */
   tokenToId(token: string): number | null;
+  /** The text of a token, as the vocabulary writes it. */
   idToToken(id: number): string | null;
   /** Control tokens: text -> id. */
   readonly special: ReadonlyMap<string, number>;
