@@ -15,7 +15,8 @@ export function lengthen(from: string, to: string, length: number): void {
   const [streams, cells] = [next(), next()];
   for (let cell = 0; cell < cells; cell++) {
     next();
-    at += 4 * next();
+    const sequences = next();
+    at += 4 * sequences;
   }
   const [transposed, layers] = [next(), next()];
   if (streams !== 1 || transposed !== 0) {
