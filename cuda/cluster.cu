@@ -43,7 +43,7 @@ KERNEL kernel_centroid_lengths(const __grid_constant__ rkv_assign_args a) {
  * work[behind the lengths: head, tile] = whether a label changed. */
 #define KEYS RKV_ASSIGN_KEYS
 #define CENTROIDS 64
-#define DEPTH 16
+#define DEPTH 32
 
 KERNEL __launch_bounds__(256) kernel_assign(const __grid_constant__ rkv_assign_args a) {
   begin();
@@ -53,6 +53,7 @@ KERNEL __launch_bounds__(256) kernel_assign(const __grid_constant__ rkv_assign_a
   const int head = blockIdx.y, dim = a.keys.shape[3], first = blockIdx.x * KEYS, dtype = a.keys.dtype, tx = THREAD % 16, ty = THREAD / 16;
   if (is_at_rest(a.moved, run, head)) return;
   const int64_t bytes = row_bytes(dtype, dim);
+  const int eight = loads_eight(dtype, dim);
   const char *keys = keys_of(a.keys, run, head) + (int64_t)run.begin * bytes;
   const float *centroids = centroids_of(a.centroids, run, head), *inverse = (const float *)a.work.data + (int64_t)head * run.clusters;
   int *labels = ints(a.labels, run, head) + run.begin;
@@ -66,13 +67,17 @@ KERNEL __launch_bounds__(256) kernel_assign(const __grid_constant__ rkv_assign_a
     for (int i = 0; i < 16; i++) sum[i / 4][i % 4] = 0;
     for (int d0 = 0; d0 < dim; d0 += DEPTH) {
       __syncthreads();
-      for (int i = THREAD; i < KEYS * DEPTH; i += 256) {
-        const int r = i / DEPTH, d = i % DEPTH;
-        ks[d][r] = first + r < run.rows && d0 + d < dim ? at_row(dtype, keys + (first + r) * bytes, d0 + d, dim) : 0;
-        cs[d][r] = c0 + r < run.clusters && d0 + d < dim ? centroids[(int64_t)(c0 + r) * dim + d0 + d] : 0;
+      { /* 64 rows by four runs of eight channels, of keys and of centroids */
+        const int r = THREAD / 4, d = THREAD % 4 * 8;
+        float x[8] = {0}, y[8] = {0};
+        if (first + r < run.rows) load8(x, dtype, keys + (first + r) * bytes, d0 + d, dim, eight);
+        if (c0 + r < run.clusters) load8(y, RKV_F32, centroids + (int64_t)(c0 + r) * dim, d0 + d, dim, dim % 4 == 0);
+        const float scale = dtype == RKV_Q8 && first + r < run.rows ? q8_scale(keys + (first + r) * bytes, dim) : 1;
+#pragma unroll
+        for (int i = 0; i < 8; i++) ks[d + i][r] = dtype == RKV_Q8 ? x[i] * scale : x[i], cs[d + i][r] = y[i];
       }
       __syncthreads();
-#pragma unroll
+#pragma unroll 8
       for (int d = 0; d < DEPTH; d++) {
         float x[4], y[4];
 #pragma unroll

@@ -69,6 +69,14 @@ KERNEL kernel_norm(float *to, const float *x, const float *weight, const int *ac
   x += (int64_t)row * width;
   to += (int64_t)row * width;
   float sum = 0;
+  if (width % 4 == 0 && width <= 4 * THREADS) { /* once read, kept */
+    const int k = 4 * THREAD, is_there = k < width;
+    const float4 v = is_there ? *(const float4 *)(x + k) : make_float4(0, 0, 0, 0), w = is_there ? *(const float4 *)(weight + k) : v;
+    sum = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, v.w * v.w)));
+    const float factor = 1.0f / sqrtf(block_sum(sum, shared) / (float)width + eps);
+    if (is_there) *(float4 *)(to + k) = make_float4(v.x * factor * w.x, v.y * factor * w.y, v.z * factor * w.z, v.w * factor * w.w);
+    return;
+  }
   for (int k = THREAD; k < width; k += THREADS) sum = fmaf(x[k], x[k], sum);
   const float factor = 1.0f / sqrtf(block_sum(sum, shared) / (float)width + eps);
   for (int k = THREAD; k < width; k += THREADS) to[k] = x[k] * factor * weight[k];

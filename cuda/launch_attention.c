@@ -2,6 +2,7 @@
 #include "cuda.h"
 
 #define THREADS RKV_ATTEND_THREADS
+#define WEIGHTS(pieces) (((pieces) + 7) / 8 * 32) /* bytes of a merge's weights, which are read in eights */
 
 /* Floats of shared memory of a block of decode attention: queries, and the sums of its eight groups of lanes. */
 static int32_t attend_shared(int32_t dim) {
@@ -20,7 +21,7 @@ void rkv_cuda_attend(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
     const rkv_kernel_id of[] = {RKV_KERNEL_decode_bf16_64, RKV_KERNEL_decode_bf16_128, RKV_KERNEL_decode_f16_64, RKV_KERNEL_decode_f16_128};
     rkv_launch(c, of[(dtype == RKV_F16) * 2 + (dim == 128)], (uint64_t)limit, (uint32_t)units, (uint32_t)kv.slots, 128, 0, (void *[]){&a, &kv, &layer});
   } else LAUNCH(c, attend, limit, units, kv.slots, THREADS, attend_shared(layer.head_dim), &a, &kv, &layer);
-  LAUNCH(c, attend_merge, layer.heads, kv.slots, 1, 256, limit * 4, &a, &kv, &layer);
+  LAUNCH(c, attend_merge, layer.heads, kv.slots, 1, 256, WEIGHTS(limit), &a, &kv, &layer);
 }
 
 void rkv_cuda_attend_chunk(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
@@ -46,7 +47,7 @@ void rkv_cuda_attend_estimates(rkv_cuda *c, rkv_arena_object *arena, const void 
   const int32_t pieces = rkv_blocks(a.centroids.shape[2], RKV_PIECE);
   (void)arena;
   LAUNCH(c, estimates, pieces, layer.heads, kv.slots, THREADS, 0, &a, &kv, &layer);
-  LAUNCH(c, estimates_merge, layer.heads, kv.slots, 1, THREADS, pieces * 4, &a, &kv, &layer);
+  LAUNCH(c, estimates_merge, layer.heads, kv.slots, 1, THREADS, WEIGHTS(pieces), &a, &kv, &layer);
 }
 
 void rkv_cuda_attention_mass(rkv_cuda *c, rkv_arena_object *arena, const void *args) {

@@ -7,13 +7,18 @@
 #define WARPS_OF 8
 #define PART 128 /* columns that a warp takes at a time: four loads of 16 bytes for each of its rows */
 
-/* Row n among those that take part, or -1. */
-DEVICE int nth_active(const rkv_product &p, int n) {
-  const unsigned low = __ballot_sync(0xffffffffu, LANE < p.count && (!p.active || p.active[LANE]));
-  const unsigned high = __ballot_sync(0xffffffffu, LANE + 32 < p.count && (!p.active || p.active[LANE + 32]));
-  const int lows = __popc(low);
-  if (n >= lows + __popc(high)) return -1;
-  return n < lows ? (int)__fns(low, 0, n + 1) : 32 + (int)__fns(high, 0, n + 1 - lows);
+/* Which of up to 64 rows take part. */
+typedef struct { unsigned low, high; } rows_mask;
+DEVICE rows_mask active_rows(const rkv_product &p) {
+  return rows_mask{__ballot_sync(0xffffffffu, LANE < p.count && (!p.active || p.active[LANE])),
+                   __ballot_sync(0xffffffffu, LANE + 32 < p.count && (!p.active || p.active[LANE + 32]))};
+}
+/* Row n of them, or -1. */
+DEVICE int nth_row(rows_mask m, int n) {
+  const int lows = __popc(m.low), all = lows + __popc(m.high);
+  if (n >= all) return -1;
+  if (m.high == 0 && (m.low & (m.low + 1)) == 0) return n; /* the first ones, all of them */
+  return n < lows ? (int)__fns(m.low, 0, n + 1) : 32 + (int)__fns(m.high, 0, n + 1 - lows);
 }
 
 template <int DTYPE>
@@ -109,7 +114,7 @@ DEVICE turn tile_of(const rkv_products &all, int number) {
   return turn{-1, 0, 0};
 }
 
-/* One block for each multiprocessor: while it ends, that of the next kernel fits in beside it and has its first weights under way. With `GATED`
+/* Two blocks for each multiprocessor go over the tiles; the next kernel's have their first weights under way while these end. With `GATED`
  * four warps take one matrix and four the other. `room`: rows of x that fit into shared memory as halves. */
 template <int DTYPE, int GATED, int SETS>
 DEVICE void step_products(const rkv_products &all, int room) {
@@ -132,15 +137,16 @@ DEVICE void step_products(const rkv_products &all, int room) {
   part now, next;
   load(now, at);
   begin();
+  const rows_mask taking = active_rows(all.of[0]);
   for (int first = 0; first < count; first += 4 * SETS) {
     const rkv_product &p = all.of[0];
-    const int to = nth_active(p, first + THREAD % 8), last = least(4 * SETS, count - first);
+    const int to = nth_row(taking, first + THREAD % 8), last = least(4 * SETS, count - first);
     int slots[SETS];
     const float *x[SETS];
     const char *halves_of_x[SETS];
 #pragma unroll
     for (int i = 0; i < SETS; i++) {
-      slots[i] = nth_active(p, first + 4 * i + LANE / 8);
+      slots[i] = nth_row(taking, first + 4 * i + LANE / 8);
       x[i] = p.x + (slots[i] < 0 ? 0 : slots[i]) * p.x_stride;
       halves_of_x[i] = last <= room ? ready + (int64_t)(4 * i + LANE / 8) * 6 * cols : NULL;
     }
@@ -153,7 +159,7 @@ DEVICE void step_products(const rkv_products &all, int room) {
     if (last <= room) {
       __syncthreads();
       for (int n = 0; n < last; n++) {
-        const int row = nth_active(p, first + n);
+        const int row = nth_row(taking, first + n);
         if (row < 0) break;
 #pragma unroll 4
         for (int k = 4 * THREAD; k < cols; k += 4 * THREADS) {
@@ -206,7 +212,7 @@ DEVICE void step_products(const rkv_products &all, int room) {
   }
 }
 
-/* grid: as many blocks as multiprocessors, or fewer. SETS: four slots each. */
+/* grid: as many blocks as fit on the device, or fewer. SETS: four slots each. */
 #define STEP(name, dtype, gated)                                                                                              \
   KERNEL __launch_bounds__(32 * WARPS_OF, 2) kernel_step_##name(const __grid_constant__ rkv_products all, int room) {         \
     if (all.of[0].count <= 4) step_products<dtype, gated, 1>(all, room);                                                      \
