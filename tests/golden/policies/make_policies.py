@@ -10,7 +10,7 @@ import importlib
 import sys
 from pathlib import Path
 
-METHODS = {"snapKV": "snap_kv", "quest": "quest", "h2o": "h2o", "chunkKV": "chunk_kv", "pyramidInfer": "pyramid_infer", "infiniGen": "infini_gen"}
+METHODS = {"snapKV": "snap_kv", "quest": "quest", "h2o": "h2o", "chunkKV": "chunk_kv", "pyramidInfer": "pyramid_infer", "infiniGen": "infini_gen", "clusterKV": "cluster_kv"}
 
 if __name__ == "__main__":
     oracles, wanted = Path(sys.argv[1]).resolve(), sys.argv[2:] or list(METHODS)

@@ -134,6 +134,25 @@ export interface InfiniGenGolden extends Golden<{ partial: number; alpha: number
 
 export const infiniGenGoldens = (): InfiniGenGolden[] => read<InfiniGenGolden>("infiniGen");
 
+export interface ClusterKVGolden extends Golden<{ budget: number; sink: number }> {
+  /** Rows of the prompt; the query is that of the row after them. */
+  readonly prompt: number;
+  readonly clusters: number;
+  /** f32[kvHeads, clusters, headDim]: given to the code, raw means of some k-means. */
+  readonly centroids: Float32Array;
+  /** Rows of each KV head by cluster, ascending within one. */
+  readonly order: readonly (readonly number[])[];
+  readonly sizes: readonly (readonly number[])[];
+  /** Least distance of a row's best cosine from its second. */
+  readonly labelGap: number;
+  /** f32[heads, clusters]: query . centroid. */
+  readonly scores: Float32Array;
+  /** budget - sink rows of each query head, best cluster first. */
+  readonly kept: readonly (readonly number[])[];
+}
+
+export const clusterKVGoldens = (): ClusterKVGolden[] => read<ClusterKVGolden>("clusterKV");
+
 /** A case as it lies in the file: the inputs are said by their seed, tensors are packed. */
 function read<Case extends { inputs: Inputs }>(method: string): Case[] {
   const { cases } = JSON.parse(readFileSync(new URL(`${method}.json`, import.meta.url), "utf8")) as { cases: Record<string, unknown>[] };
