@@ -35,7 +35,7 @@ export const infiniGen = (options: Partial<InfiniGenOptions> & Pick<InfiniGenOpt
     layer(rows, memory) {
       if (rows.layer === 0 || exempt.includes(rows.layer)) return everyRow;
       const { slots, kvHeads, heads, headDim, capacity, handle, active, scale } = rows;
-      const channels = Math.max(1, Math.round(partial * headDim));
+      const channels = Math.max(1, Math.floor(partial * headDim));
       const all = memory.constant(skew.at(rows.layer, [kvHeads, headDim, headDim]), [1, kvHeads, headDim, headDim]);
       const everySlot = memory.constant(new Int32Array(slots).fill(1), [slots]);
       const weight = memory.tensor("f32", [slots, kvHeads, headDim]);

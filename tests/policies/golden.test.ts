@@ -8,6 +8,8 @@ import { Rows, type StepState, stepState } from "../../lib/kv/store.ts";
 import { chunkKV } from "../../lib/policies/chunk_kv.ts";
 import { h2o } from "../../lib/policies/h2o.ts";
 import { type Attention, everyRow, type Kept, type Layer, type Policy } from "../../lib/policies/policy.ts";
+import { infiniGen } from "../../lib/policies/infini_gen.ts";
+import { LayerBases } from "../../lib/calibration.ts";
 import { pyramidInfer } from "../../lib/policies/pyramid_infer.ts";
 import { quest } from "../../lib/policies/quest.ts";
 import { snapKV } from "../../lib/policies/snap_kv.ts";
@@ -19,6 +21,7 @@ import {
   chunkKVGoldens,
   h2oGoldens,
   h2oRatesGoldens,
+  infiniGenGoldens,
   type Inputs,
   pyramidInferGoldens,
   questGoldens,
@@ -269,6 +272,33 @@ describe("pyramidInfer passes on what its published code does", () => {
           return [...await kept.keep.read(0, kept.count)].map((row) => entered[layer][row]);
         }, { layer, layers });
         assertEquals(passed, [...entered[layer + 1]], `layer ${layer}`);
+      }
+    });
+  }
+});
+
+describe("infiniGen guesses and reads what its published code does", () => {
+  for (const { name, inputs, options, prompt, skew, chosen } of infiniGenGoldens()) {
+    it(name, async () => {
+      const { kvHeads, heads, headDim } = inputs;
+      const bases = new LayerBases("skew", [kvHeads, headDim, headDim], [skew, skew]);
+      const index = await under(infiniGen({ ...options, skew: bases }), inputs, options.budget, (bench, layer) => {
+        bench.prompt(range(prompt), layer);
+        bench.layer.build!(bench.k, { slot: 0, begin: 0, rows: bench.layer.due!(prompt, true, []), earlier: [] });
+        bench.k.setTail(bench.rows.handle, 0, 1);
+      }, async (bench) => {
+        const query = bench.tensor([1, heads, headDim], vector(inputs.q, prompt, heads * headDim).slice());
+        bench.layer.foresee!(bench.k, (to) => bench.k.copy(to, 0, query, 0, heads));
+        return await bench.layer.select(bench.k, query, { rotations: query }).index!.read();
+      });
+      for (const g of range(heads)) {
+        const ours = [...index.subarray(g * options.budget, (g + 1) * options.budget)].filter((row) => row >= 0);
+        // The newest row of the prompt is in our tail, and not ranked. How many rows are read differs: ours counts a head's rows up to the budget
+        // before it takes the mean, and rounds it.
+        const theirs = chosen[g].filter((row) => row < prompt - 1);
+        const both = Math.min(ours.length, theirs.length);
+        assertLess(theirs.length / 2, both);
+        assertEquals(ours.slice(0, both), theirs.slice(0, both), `head ${g}`);
       }
     });
   }
