@@ -7,7 +7,7 @@ import type { Attended, DecodedToken, DecodeOptions, PrefillOptions, Session } f
 import type { TextDecoder } from "./tokenizer/tokenizer.ts";
 import type { OnProgress } from "./types.ts";
 
-/** How to answer: when to end, and how tokens are chosen. */
+/** How to answer: when to end, and how tokens are chosen: as the model's generation_config.json says where it does, unless said here. */
 export interface AnswerOptions extends Sampling {
   /** Most tokens to generate; 256 unless said. */
   maxTokens?: number;

@@ -132,7 +132,7 @@ export class Chat {
       this.#forget();
       this.#beforeAnswer = session.mark();
     };
-    const sampling = { seed: crypto.getRandomValues(new Uint32Array(1))[0], ...samplingOf(options) };
+    const sampling = { seed: crypto.getRandomValues(new Uint32Array(1))[0], ...this.#model.checkpoint.sampling, ...samplingOf(options) };
     let result: GenerateResult | undefined;
     try {
       const job = { index: 0, tokens: unread, sampling };

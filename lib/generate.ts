@@ -133,7 +133,7 @@ function jobsOf(model: LoadedModel, prompts: readonly Prompt[], options: Generat
   const tokens = prompts.map((prompt) => tokensOf(model, prompt, options));
   const longest = Math.max(...tokens.map(({ length }) => length));
   const capacity = options.capacity ?? (Number.isFinite(maxTokens) ? longest + maxTokens : Math.max(longest, model.shape.trainedContext));
-  const sampling = { seed: crypto.getRandomValues(new Uint32Array(1))[0], ...samplingOf(options) };
+  const sampling = { seed: crypto.getRandomValues(new Uint32Array(1))[0], ...model.checkpoint.sampling, ...samplingOf(options) };
   const jobs = tokens.map((all, index) => ({ index, tokens: dropFront ? fitting(all, capacity - 1, model.shape.bos) : all, sampling }));
   for (const { tokens: { length } } of jobs) {
     if (length === 0) throw new RangeError("Cannot generate: the prompt has no tokens, want a text or at least one token");

@@ -7,7 +7,7 @@ import { readTokenizer } from "../tokenizer/directory.ts";
 import { readGgufModel } from "./gguf.ts";
 import { checkConfig, type Config, isTied, shapeOf } from "./huggingface.ts";
 import { families } from "./mod.ts";
-import type { LoadedCheckpoint } from "./model.ts";
+import type { LoadedCheckpoint, ModelSampling } from "./model.ts";
 import { findWeights, huggingfaceNames } from "./weights.ts";
 
 /** Reads a directory in Hugging Face's layout, or a GGUF file (any part of a split one). Errors: FormatError. */
@@ -32,7 +32,16 @@ async function readDirectory(path: string): Promise<LoadedCheckpoint> {
   const checkpoint = await readWeights(path);
   const weights = findWeights(file, checkpoint, shape, family, huggingfaceNames, isTied(file, config));
   const { tokenizer, chat, addBos } = await readTokenizer(path);
-  return { files: checkpoint.files, shape: { ...shape, addBos: addBos && shape.bos !== null }, weights, tokenizer, chat };
+  const sampling = samplingOf(generation);
+  return { files: checkpoint.files, shape: { ...shape, addBos: addBos && shape.bos !== null }, weights, tokenizer, chat, sampling };
+}
+
+/** What generation_config.json says of drawing tokens; nothing unless it says that they are drawn. */
+function samplingOf(generation: Config): ModelSampling {
+  if (generation.do_sample !== true) return {};
+  const names = { temperature: "temperature", topK: "top_k", topP: "top_p", minP: "min_p", repetitionPenalty: "repetition_penalty" };
+  const said = Object.entries(names).map(([name, theirs]) => [name, generation[theirs]]).filter(([, value]) => typeof value === "number");
+  return { temperature: 1, ...Object.fromEntries(said) };
 }
 
 async function readWeights(path: string): Promise<Checkpoint> {

@@ -76,6 +76,9 @@ export interface ModelWeights {
   readonly layers: readonly LayerWeights[];
 }
 
+/** How the model's makers would have tokens drawn, where they say so. */
+export type ModelSampling = Readonly<Partial<Record<"temperature" | "topK" | "topP" | "minP" | "repetitionPenalty", number>>>;
+
 export interface LoadedCheckpoint {
   readonly files: readonly string[];
   readonly shape: ModelShape;
@@ -83,4 +86,6 @@ export interface LoadedCheckpoint {
   readonly tokenizer: Tokenizer;
   /** How a conversation becomes tokens, where the model says so. */
   readonly chat: ChatTemplate | null;
+  /** None: the likeliest token is taken. */
+  readonly sampling?: ModelSampling;
 }

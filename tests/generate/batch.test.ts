@@ -1,6 +1,10 @@
 // Several prompts at once, stop texts, sampling, and what bad input gives.
 import { assert, assertEquals, assertLess, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, it } from "node:test";
+import { fileURLToPath } from "node:url";
 import { clusterKV, generate, type GenerateOptions } from "../../mod.ts";
 import { StopText } from "../../lib/generation.ts";
 import { nano } from "../support/nano.ts";
@@ -98,6 +102,26 @@ describe("generate", () => {
     assert(pieces.every((piece) => piece !== "" && piece.isWellFormed()));
     assertEquals(text, options.model.tokenizer.decode(tokens));
     for (const control of options.model.tokenizer.special.keys()) assert(!text.includes(control));
+  });
+
+  it("draws as the model's makers say where nobody says otherwise", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "recallkv-drawn-"));
+    try {
+      const nanoFolder = fileURLToPath(new URL("../../models/nano/", import.meta.url));
+      for (const name of readdirSync(nanoFolder)) symlinkSync(join(nanoFolder, name), join(folder, name));
+      const file = join(folder, "generation_config.json");
+      const said = JSON.parse(readFileSync(file, "utf8"));
+      rmSync(file);
+      writeFileSync(file, JSON.stringify({ ...said, do_sample: true, temperature: 1.2, top_k: 40 }));
+      const options = { maxTokens: 12, seed: 3 };
+      const drawn = (await generate(prompts[0], { model: folder, ...options })).tokens;
+      assertEquals(drawn, (await generate(prompts[0], { model: await nano(), ...options, temperature: 1.2, topK: 40 })).tokens);
+      const greedy = (await generate(prompts[0], { model: folder, ...options, temperature: 0 })).tokens;
+      assertEquals(greedy, (await generate(prompts[0], { model: await nano(), ...options })).tokens);
+      assertNotEquals(greedy, drawn);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 
   it("tells log-probabilities where they are asked for", async () => {
