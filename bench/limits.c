@@ -1,6 +1,8 @@
 /* limits.c: what this machine can do at most, as one line of JSON: bytes read per second, and f32, BF16 and byte products per second, by one
  * thread and by all. Each is the median of seven short runs. Usage: limits [threads] */
+#define _GNU_SOURCE
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +17,7 @@
 #define BYTES ((size_t)768 << 20)       /* far beyond every cache */
 #define MAX_THREADS 64
 
-typedef struct { double (*work)(int, int); int place, threads; pthread_barrier_t *start; double done; } job;
+typedef struct { double (*work)(int, int); int place, threads; pthread_barrier_t *start; double done, begin, end; } job;
 
 static char *memory;
 static volatile uint64_t sink;
@@ -40,18 +42,23 @@ static double read_all(int place, int threads) {
 }
 
 #define CHAINS 12
-#define ROUNDS 4000000
+#define ROUNDS 8000000
+#define IN_REGISTERS _Pragma("clang loop unroll(full)")   /* a chain that went through memory would measure that */
 #define ARITHMETIC(name, type, first, step, flops)                                                      \
   static double name(int place, int threads) {                                                          \
     (void)place, (void)threads;                                                                         \
     type sum[CHAINS];                                                                                   \
-    for (int i = 0; i < CHAINS; i++) sum[i] = first;                                                    \
+    IN_REGISTERS for (int i = 0; i < CHAINS; i++) sum[i] = first;                                       \
     for (int r = 0; r < ROUNDS; r++)                                                                    \
-      for (int i = 0; i < CHAINS; i++) {                                                                \
+      IN_REGISTERS for (int i = 0; i < CHAINS; i++) {                                                   \
         sum[i] = step;                                                                                  \
         __asm__ volatile("" : "+v"(sum[i]));                                                            \
       }                                                                                                 \
-    for (int i = 0; i < CHAINS; i++) sink += ((uint64_t *)&sum[i])[0];                                  \
+    IN_REGISTERS for (int i = 0; i < CHAINS; i++) {                                                     \
+      uint64_t word;                                                                                    \
+      memcpy(&word, &sum[i], sizeof word);                                                              \
+      sink += word;                                                                                     \
+    }                                                                                                   \
     return (double)(flops) * CHAINS * ROUNDS;                                                           \
   }
 #if defined(__AVX512F__)
@@ -68,9 +75,16 @@ ARITHMETIC(bytes, __m512i, _mm512_set1_epi32(1), _mm512_dpbusd_epi32(sum[i], _mm
 
 static void *run(void *given) {
   job *j = given;
+#if defined(__linux__)
+  cpu_set_t cores;                       /* a run is over before the system would spread the threads */
+  CPU_ZERO(&cores);
+  CPU_SET(j->place, &cores);
+  pthread_setaffinity_np(pthread_self(), sizeof cores, &cores);
+#endif
   pthread_barrier_wait(j->start);
+  j->begin = seconds();
   j->done = j->work(j->place, j->threads);
-  pthread_barrier_wait(j->start);
+  j->end = seconds();
   return NULL;
 }
 
@@ -83,17 +97,18 @@ static double rate(double (*work)(int, int), int threads) {
     pthread_barrier_t start;
     pthread_t thread[MAX_THREADS];
     job jobs[MAX_THREADS];
-    pthread_barrier_init(&start, NULL, (unsigned)threads + 1);
+    pthread_barrier_init(&start, NULL, (unsigned)threads);
     for (int i = 0; i < threads; i++) {
-      jobs[i] = (job){work, i, threads, &start, 0};
+      jobs[i] = (job){.work = work, .place = i, .threads = threads, .start = &start};
       pthread_create(&thread[i], NULL, run, &jobs[i]);
     }
-    pthread_barrier_wait(&start);
-    const double begin = seconds();
-    pthread_barrier_wait(&start);
-    const double end = seconds();
-    double done = 0;
-    for (int i = 0; i < threads; i++) pthread_join(thread[i], NULL), done += jobs[i].done;
+    double done = 0, begin = 0, end = 0;
+    for (int i = 0; i < threads; i++) {
+      pthread_join(thread[i], NULL);
+      done += jobs[i].done;
+      begin = i == 0 || jobs[i].begin < begin ? jobs[i].begin : begin;
+      end = jobs[i].end > end ? jobs[i].end : end;
+    }
     rates[r] = done / (end - begin) * 1e-9;
   }
   qsort(rates, RUNS, sizeof *rates, ascending);
