@@ -19,13 +19,7 @@ import { kvRowBytes, prefillFloor, stepFloor } from "./floors.ts";
 import { type Limits, measureLimits } from "./limits.ts";
 import { median, Tokens } from "./numbers.ts";
 import { measureOps } from "./ops.ts";
-import {
-  decodeTimes,
-  filled,
-  likeliest,
-  prefillTime,
-  slotsRate,
-} from "./ours.ts";
+import { decodeTimes, filled, likeliest, prefillTime, slotsRate } from "./ours.ts";
 import { Peer } from "./peer_process.ts";
 
 export interface Row {
@@ -96,24 +90,18 @@ async function benchModel(path: string): Promise<void> {
   const loaded = performance.now() - begin;
   const tokens = new Tokens(model.shape.vocab);
   say(
-    `\n${basename(path)}: ${device.description}, loaded in ${
-      loaded.toFixed(0)
-    } ms, ${
+    `\n${basename(path)}: ${device.description}, loaded in ${loaded.toFixed(0)} ms, ${
       (process.resourceUsage().maxRSS * 1024 / 1e9).toFixed(2)
     } GB at most`,
   );
-  const [peer, name] = options["no-peer"]
-    ? [null, ""]
-    : await Peer.start(options.peer, path, threads, deepest + 512);
+  const [peer, name] = options["no-peer"] ? [null, ""] : await Peer.start(options.peer, path, threads, deepest + 512);
   try {
     if (peer) await compare(model, peer, name, tokens);
     if (!quick) {
       const ops = await measureOps(model, limits, deepest);
       for (const { op, what, ms, rate, unit, share } of ops) {
         say(
-          `${op} ${what}: ${digits(ms)} ms, ${digits(rate)} ${unit}, ${
-            (100 * share).toFixed(0)
-          } % of the limit`,
+          `${op} ${what}: ${digits(ms)} ms, ${digits(rate)} ${unit}, ${(100 * share).toFixed(0)} % of the limit`,
         );
       }
       report.ops = [
@@ -126,9 +114,7 @@ async function benchModel(path: string): Promise<void> {
       await slotsRate(model, 4, 16),
     ];
     say(
-      `four slots: ${digits(four)} tok/s together, ${
-        digits(one)
-      } tok/s one alone, ${(four / one).toFixed(2)} times`,
+      `four slots: ${digits(four)} tok/s together, ${digits(one)} tok/s one alone, ${(four / one).toFixed(2)} times`,
     );
     report.fourSlots = [...(report.fourSlots as unknown[] ?? []), {
       file: basename(path),
@@ -164,9 +150,7 @@ async function compare(
     ...ours.map(({ logprob }, i) => Math.abs(logprob - theirs[i])),
   );
   say(
-    `same text, ${name}: log-probabilities of our 20 likeliest tokens differ by at most ${
-      worst.toFixed(3)
-    }`,
+    `same text, ${name}: log-probabilities of our 20 likeliest tokens differ by at most ${worst.toFixed(3)}`,
   );
   report.sameWithin = worst;
   if (!(worst < 0.25)) {
@@ -184,16 +168,12 @@ function add(
     [, basename(path), ""];
   const ratio = row.peer === null ? null : row.ours / row.peer;
   rows.push({ ...row, model: shape!, weights: weights!, ratio });
-  const policy = row.policy === "full"
-    ? "full"
-    : `clusterKV ${row.budget}, exempt ${row.exempt.join(" ") || "none"}`;
+  const policy = row.policy === "full" ? "full" : `clusterKV ${row.budget}, exempt ${row.exempt.join(" ") || "none"}`;
   say(
-    `${row.what} ${row.context} ${policy}: ${
-      digits(row.ours)
-    } tok/s, llama.cpp ${row.peer === null ? "-" : digits(row.peer)}, ` +
-      `ratio ${ratio === null ? "-" : ratio.toFixed(2)}, ${
-        (100 * row.floorShare).toFixed(0)
-      } % of the limit; load ${loadavg()[0].toFixed(2)}`,
+    `${row.what} ${row.context} ${policy}: ${digits(row.ours)} tok/s, llama.cpp ${row.peer === null ? "-" : digits(row.peer)}, ` +
+      `ratio ${ratio === null ? "-" : ratio.toFixed(2)}, ${(100 * row.floorShare).toFixed(0)} % of the limit; load ${
+        loadavg()[0].toFixed(2)
+      }`,
   );
 }
 
