@@ -32,7 +32,15 @@ function run(command: string, args: readonly string[], env: Record<string, strin
 function withKernel(folder: string): { text: string; svg: string } {
   const home = { HOME: folder, JUPYTER_DATA_DIR: join(folder, ".local/share/jupyter") };
   run("sh", [tool, "deno", "jupyter", "--install"], home);
-  run(jupyter, ["--to", "notebook", "--execute", "recall.ipynb", "--output", join(folder, "out.ipynb")], home);
+  run(jupyter, [
+    "--to",
+    "notebook",
+    "--execute",
+    "--ExecutePreprocessor.iopub_timeout=60",
+    "recall.ipynb",
+    "--output",
+    join(folder, "out.ipynb"),
+  ], home);
   const outputs = (JSON.parse(readFileSync(join(folder, "out.ipynb"), "utf8")) as Notebook).cells.flatMap(({ outputs = [] }) => outputs);
   const svg = outputs.map(({ data }) => data?.["image/svg+xml"]).find(Boolean);
   return { text: outputs.flatMap(({ text = [] }) => text).join(""), svg: [svg].flat().join("") };
@@ -59,7 +67,7 @@ function asModule(folder: string): { text: string; svg: string } {
 
 if (!("Deno" in globalThis)) {
   describe("examples/recall.ipynb", () => {
-    it("runs from top to bottom, and shows what it says", { timeout: 180_000 }, () => {
+    it("runs from top to bottom, and shows what it says", { timeout: 600_000 }, () => {
       const folder = mkdtempSync(join(tmpdir(), "recallkv-notebook-"));
       try {
         const { text, svg } = existsSync(jupyter) ? withKernel(folder) : asModule(folder);

@@ -53,7 +53,7 @@ if (!("Deno" in globalThis)) {
     const folder = mkdtempSync(join(tmpdir(), "recallkv-package-"));
     const project = join(folder, "project");
     after(() => rmSync(folder, { recursive: true }));
-    const limit = { timeout: 180_000 };
+    const limit = { timeout: 600_000 };
 
     it("installs without a network", limit, () => {
       const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
