@@ -7,6 +7,7 @@ import { runCalibrate } from "./calibrate_command.ts";
 import { runChat } from "./chat_command.ts";
 import { runDemo } from "./demo_command.ts";
 import { runGenerate } from "./generate_command.ts";
+import { runInspect } from "./inspect_command.ts";
 import { runPull } from "./pull_command.ts";
 import { nearest } from "../options.ts";
 import { Usage } from "./usage.ts";
@@ -17,6 +18,7 @@ const help = `recallkv: long contexts over a KV cache that is read only where it
 Usage
   recallkv generate PROMPT [options]   continue a text
   recallkv chat [options]              talk, a line at a time; what was read is not read again
+  recallkv inspect FILE|DIR            what a model is and needs, from its headers alone (--json)
   recallkv pull OWNER/NAME [FILE]      download a model; the only command that touches the network
   recallkv calibrate MODEL TEXT        find the directions that infiniGen and sals need
   recallkv demo [options]              questions about long documents, through eight caches
@@ -52,6 +54,7 @@ const commands: Record<string, (args: readonly string[]) => Promise<void>> = {
   generate: runGenerate,
   chat: runChat,
   pull: runPull,
+  inspect: runInspect,
   calibrate: runCalibrate,
   demo: runDemo,
 };
