@@ -18,31 +18,15 @@ import { type Arena, type Device, open as openDevice, type OpenOptions } from ".
 import type { Kernels } from "./kernels.ts";
 import { numberIn, shown } from "./options.ts";
 import { rowBytes, type Tensor } from "./tensor.ts";
-import type { DType } from "./types.ts";
+import type { DataOf, DType } from "./types.ts";
 
 export { RecallError } from "./errors.ts";
 export type { OpenOptions } from "./device.ts";
-export type { DType } from "./types.ts";
+export type { DataOf, DType } from "./types.ts";
 
 /** Opens a device: "cpu", "cuda", or "auto" (CUDA where it can be had, else the CPU). Errors: RecallError `RKV_DEVICE`. */
 export async function open(kind: "auto" | "cpu" | "cuda" = "auto", options: OpenOptions = {}): Promise<OpsDevice> {
   return new OpsDevice(await openDevice(kind, options));
-}
-
-/** What the numbers of each dtype come back as. */
-export interface DataOf {
-  /** As they are. */
-  f32: Float32Array;
-  /** As they are. */
-  i32: Int32Array;
-  /** As they are. */
-  u32: Uint32Array;
-  /** Bits. */
-  f16: Uint16Array;
-  /** Bits. */
-  bf16: Uint16Array;
-  /** Rows of signed bytes, each followed by its f32 scale. */
-  q8: Uint8Array;
 }
 
 /** An array on a device. */

@@ -5,6 +5,22 @@ export const dtypes: readonly DType[] = ["f32", "f16", "bf16", "i32", "u32", "q8
 /** dtypes of tensors. */
 export type DType = "f32" | "f16" | "bf16" | "i32" | "u32" | "q8";
 
+/** What the numbers of each dtype come back as. */
+export interface DataOf {
+  /** As they are. */
+  f32: Float32Array;
+  /** As they are. */
+  i32: Int32Array;
+  /** As they are. */
+  u32: Uint32Array;
+  /** Bits. */
+  f16: Uint16Array;
+  /** Bits. */
+  bf16: Uint16Array;
+  /** Rows of signed bytes, each followed by its f32 scale. */
+  q8: Uint8Array;
+}
+
 /** dtypes that KV rows may have. */
 export type KvDType = "f32" | "f16" | "bf16" | "q8";
 
