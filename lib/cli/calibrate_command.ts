@@ -3,6 +3,7 @@ import process from "node:process";
 import { calibrate } from "../calibrate.ts";
 import { calibrationPath, saveCalibration } from "../calibration.ts";
 import { load } from "../model.ts";
+import { interruptible } from "./interrupt.ts";
 import { showProgress } from "./progress.ts";
 import { options, Usage, whole } from "./usage.ts";
 
@@ -12,9 +13,7 @@ export async function runCalibrate(args: readonly string[]): Promise<void> {
   if (rest.length !== 2) throw new Usage(`calibrate takes a model and a text file, found ${rest.length} of them`);
   const [path, text] = rest;
   const most = whole("tokens", values.tokens, 1) ?? 4096;
-  const stop = new AbortController();
-  const interrupt = () => stop.abort();
-  process.once("SIGINT", interrupt);
+  const stop = interruptible();
   const progress = showProgress(process.stderr.isTTY === true);
   try {
     const { signal } = stop;
@@ -29,6 +28,6 @@ export async function runCalibrate(args: readonly string[]): Promise<void> {
     process.stdout.write(`${out}\n`);
   } finally {
     progress.end();
-    process.off("SIGINT", interrupt);
+    stop.end();
   }
 }
