@@ -34,6 +34,12 @@ for (const { name, small, whole } of contestants) {
       assertEquals(await fresh(one, { kv: small(), capacity }, prompt, steps), await fresh(two, { kv: small(), capacity }, prompt, steps));
     });
 
+    it("holds through 1,000 generated tokens", async () => {
+      const [model, prompt] = [await nano(), await proseTokens(300)];
+      const { tokens, logits } = await fresh(model, { kv: small(), capacity: 1400 }, prompt, 1000);
+      assertEquals([tokens.length, logits.every(Number.isFinite)], [1000, true]);
+    });
+
     it("does not depend on its neighbours in a batch", async () => {
       const model = await nano();
       const lengths = [length, 37, 411];
