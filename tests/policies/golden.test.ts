@@ -12,6 +12,7 @@ import { infiniGen } from "../../lib/policies/infini_gen.ts";
 import { LayerBases } from "../../lib/calibration.ts";
 import { pyramidInfer } from "../../lib/policies/pyramid_infer.ts";
 import { quest } from "../../lib/policies/quest.ts";
+import { sals } from "../../lib/policies/sals.ts";
 import { snapKV } from "../../lib/policies/snap_kv.ts";
 import type { Tensor } from "../../lib/tensor.ts";
 import { layer as plainLayer } from "../cases/inputs.ts";
@@ -28,10 +29,17 @@ import {
   snapKVGoldens,
 } from "../golden/policies/read.ts";
 import { range } from "../reference/plain.ts";
+import { sals as transcribed, salsProjection } from "../reference/policies/sals.ts";
 
 const sorted = (rows: Iterable<number>) => [...rows].sort((a, b) => a - b);
 
 const vector = (planes: Float32Array, i: number, width: number) => planes.subarray(i * width, (i + 1) * width);
+
+/** Cosines and sines of positions: f32[positions, 2, headDim / 2]. */
+function rotations(positions: readonly number[], headDim: number): Float32Array {
+  const angles = positions.map((position) => range(headDim / 2).map((i) => position * 10_000 ** (-2 * i / headDim)));
+  return Float32Array.from(angles.flatMap((row) => [...row.map(Math.cos), ...row.map(Math.sin)]));
+}
 
 interface Place {
   readonly layer: number;
@@ -66,7 +74,7 @@ class Bench {
     };
     this.rows = new Rows(arena, at.layer, shape, this.#state);
     this.rows.commit(0, length);
-    const memory = new SessionAllocator(arena, 1, () => this.tensor([1]));
+    const memory = new SessionAllocator(arena, 1, () => this.tensor([length, 2, headDim / 2], rotations(range(length), headDim)));
     memory.nextLayer(this.rows);
     const layer = policy.layer(this.rows, memory);
     assert(layer !== everyRow);
@@ -302,4 +310,87 @@ describe("infiniGen guesses and reads what its published code does", () => {
       }
     });
   }
+});
+
+describe("sals reads what a transcription of its paper reads", () => {
+  const [rows, kvHeads, heads, headDim, sink, budget, rank] = [121, 2, 4, 32, 4, 30, 24];
+  const next = random("sals");
+  const vectors = (count: number, width: number) => range(count).map(() => range(width).map(() => Math.fround(next.normal())));
+  // Keys of low rank and some noise, so that directions are far from alike.
+  const [mixed, mixer] = [vectors(rows, 6), vectors(6, kvHeads * headDim)];
+  const keys = mixed.map((row) =>
+    range(kvHeads * headDim).map((d) => row.reduce((sum, x, i) => sum + x * mixer[i][d], 0.2 * next.normal()))
+  );
+  const [values, q] = [vectors(rows, kvHeads * headDim), vectors(heads, headDim)];
+
+  it("in the leading directions, and with the keys that come back from them", async () => {
+    const projection = salsProjection(keys, rank);
+    const position = rows - 1;
+    const numbers = {
+      heads,
+      kvHeads,
+      headDim,
+      base: 10_000,
+      keys,
+      values,
+      q,
+      position,
+      projection,
+      ranked: rank / 2,
+      budget,
+      sink,
+      tail: position,
+    };
+    const want = transcribed(numbers);
+    const turned = (vector: readonly number[], at: number) => {
+      const table = rotations([at], headDim);
+      const half = headDim / 2;
+      return range(headDim).map((d) => {
+        const [c, s] = [table[d % half], table[half + d % half]];
+        return d < half ? vector[d] * c - vector[d + half] * s : vector[d] * c + vector[d - half] * s;
+      });
+    };
+    const planes = (all: readonly (readonly number[])[], turn: boolean) =>
+      Float32Array.from(
+        range(kvHeads).flatMap((h) =>
+          all.flatMap((row, i) => {
+            const own = row.slice(h * headDim, (h + 1) * headDim);
+            return turn ? turned(own, i) : own;
+          })
+        ),
+      );
+    const inputs = {
+      length: rows,
+      kvHeads,
+      heads,
+      headDim,
+      q: new Float32Array(rows * heads * headDim),
+      keys: planes(keys, true),
+      values: planes(values, false),
+    };
+    const bases = new LayerBases("projection", [kvHeads * headDim, rank], new Array(8).fill(Float32Array.from(projection.flat())));
+    const policy = sals({ projection: bases, budget, rank: rank / (kvHeads * headDim), ranked: 0.5, sink, exempt: [] });
+    const results: Tensor[] = [];
+    const [index, attended] = await under(policy, inputs, budget, (bench, layer) => {
+      const { k } = bench;
+      bench.append(range(position));
+      const prompt = bench.attention(range(position), 0, layer, position);
+      bench.layer.observe!(k, { ...prompt, rotations: bench.tensor([position, 2, headDim / 2], rotations(range(position), headDim)) });
+      bench.layer.build!(k, { slot: 0, begin: sink, rows: bench.layer.due!(position - sink, true, []), earlier: [] });
+      bench.append([position]);
+      k.setTail(bench.rows.handle, sink, 1);
+      const query = bench.tensor([1, heads, headDim], Float32Array.from(q.flatMap((one) => turned(one, position))));
+      const step = bench.tensor([1, 2, headDim / 2], rotations([position], headDim));
+      const { centroids, means, bias, rows: chosen } = bench.layer.select(k, query, { rotations: step }).estimates!;
+      const [out, lse] = [bench.tensor([1, heads, headDim]), bench.tensor([1, heads])];
+      const work = bench.tensor([heads * 8 * (headDim + 2)]);
+      k.attend(out, lse, query, bench.rows.handle, layer, null, work, sink);
+      k.attendEstimates(out, lse, query, bench.rows.handle, layer, centroids, means, bias, work);
+      results.push(chosen!, out);
+    }, () => Promise.all(results.map((tensor) => tensor.read())));
+    assertEquals([...index.subarray(0, budget)], want.chosen);
+    for (const [g, one] of want.attended.entries()) {
+      for (const [d, x] of one.entries()) assertLess(Math.abs(attended[g * headDim + d] - x), 1e-4);
+    }
+  });
 });
