@@ -187,5 +187,10 @@ async function statsOf(session: Session, { slot, job, tokens, began, first, held
     attendedRows: read,
     bytesPerStep: Math.round(read.total * bytesPerRow(session) + session.selectBytes(slot)),
     fullBytesPerStep: session.length(slot) * bytesPerRow(session),
+    heldRows: mean(session.rows(slot)),
   };
+}
+
+function mean(numbers: readonly number[]): number {
+  return numbers.reduce((sum, number) => sum + number, 0) / numbers.length;
 }

@@ -25,6 +25,8 @@ export interface GenerateStats {
   readonly bytesPerStep: number;
   /** The same if every row were read. */
   readonly fullBytesPerStep: number;
+  /** Rows held at the end, per head: means over layers. Fewer than tokens where the policy gave some back. */
+  readonly heldRows: number;
 }
 
 /** One token of an answer, where `logprobs` asked for them. */

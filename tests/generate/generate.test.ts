@@ -1,7 +1,7 @@
 // generate(): one object, iterated or awaited; how it ends; what it refuses.
 import { assert, assertEquals, assertGreater, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { describe, it } from "node:test";
-import { clusterKV, generate } from "../../mod.ts";
+import { clusterKV, generate, h2o } from "../../mod.ts";
 import { nano } from "../support/nano.ts";
 
 const question = "<|bos|>The mill stood empty. Clara lives in Porto. Nobody asked why.<|user|>Where does Clara live?<|end|><|assistant|>";
@@ -57,6 +57,9 @@ describe("generate", () => {
     assertEquals(stats.attendedRows.sink, 16);
     assertEquals(stats.attendedRows.index, 32);
     assert(stats.bytesPerStep < stats.fullBytesPerStep / 2);
+    assertEquals(stats.heldRows, stats.promptTokens + 9); // the last token was not fed
+    const dropped = await generate("The old man walked down to the harbour. ".repeat(40), { kv: h2o({ budget: 64 }), maxTokens: 10 });
+    assertEquals(dropped.stats.heldRows, 64);
   });
 
   it("refuses what it cannot do with a sentence", async () => {
