@@ -1,7 +1,7 @@
 /** What happens to the rows of a slot between steps: memory, segments, rows given back. It keeps host and device of one mind. */
 import type { SessionLayer } from "../decoder.ts";
 import type { Kernels } from "../kernels.ts";
-import { everyRow, type Kept, type Layer, type Place } from "../policies/policy.ts";
+import { everyRow, type Kept, type Place } from "../policies/policy.ts";
 import { type SlotState, tailBegin } from "./slot.ts";
 import type { StepState } from "./store.ts";
 
@@ -54,7 +54,7 @@ export class RowKeeper {
     const { policy, rows } = this.layers[l];
     if (policy === everyRow || !policy.giveBack) return;
     const layer = held.layers[l];
-    const kept = (policy as Layer).giveBack!(this.k, {
+    const kept = policy.giveBack(this.k, {
       slot,
       after,
       rows: layer.end,
