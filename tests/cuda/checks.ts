@@ -7,7 +7,6 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type Device, open } from "../../lib/device.ts";
 import { load, type LoadedModel } from "../../lib/model.ts";
-import { full } from "../../lib/policies/full.ts";
 import type { SessionOptions } from "../../lib/session.ts";
 import { runCase } from "../cases/device.ts";
 import { type Args, type Case, exact, tensorsOf } from "../cases/case.ts";
@@ -19,6 +18,7 @@ import { type Random, random } from "../cases/random.ts";
 import { ggufOf } from "../golden/tiny/gguf.ts";
 import { ggufCases } from "../golden/tiny/shapes.ts";
 import { contestants } from "../policies/contestants.ts";
+import { capacity, contract, length, steps } from "../policies/contract.ts";
 import { nano, proseTokens } from "../support/nano.ts";
 import { decode, fresh, largestDifference, type Run } from "../support/run.ts";
 
@@ -40,10 +40,6 @@ function cudaNano(): Promise<LoadedModel> {
   return onDevice ??= cuda().then((device) => load(fileURLToPath(new URL("../../models/nano", import.meta.url)), { device }));
 }
 
-const capacity = 1024;
-const length = 600;
-const steps = 70;
-
 /** Every case of the table, twice: against the reference, and against itself. */
 function caseTable(): Check[] {
   return table.map((one) => ({
@@ -58,55 +54,14 @@ function caseTable(): Check[] {
   }));
 }
 
-/** What tests/policies/contract.test.ts asks of every policy, here on the GPU. */
-function contract(): Check[] {
+/** What every policy promises, and that the GPU decodes what the CPU does. */
+function policies(): Check[] {
   const check = (name: string, run: () => Promise<void>): Check => ({ group: "policies", name, run });
-  return contestants.flatMap(({ name, small, whole }) => [
-    check(`${name} gives the full attention's logits when its budget holds every row`, async () => {
-      const [model, prompt] = [await cudaNano(), await proseTokens(length)];
-      const want = await fresh(model, { kv: full(), capacity, kvDtype: "f32" }, prompt, steps);
-      const got = await fresh(model, { kv: whole(), capacity, kvDtype: "f32" }, prompt, steps);
-      assertEquals(got.tokens, want.tokens);
-      assertLess(largestDifference(got.logits, want.logits), 1e-3);
-    }),
-    check(`${name} replays what it does eagerly, bit by bit`, async () => {
-      const [model, prompt] = [await cudaNano(), await proseTokens(length)];
-      const options = { kv: small(), capacity };
-      assertEquals(await fresh(model, options, prompt, steps), await fresh(model, { ...options, eager: true }, prompt, steps));
-    }),
-    check(`${name} does not depend on its neighbours in a batch`, async () => {
-      const model = await cudaNano();
-      const lengths = [length, 37, 411];
-      using together = model.session({ kv: small(), capacity, slots: 3 });
-      for (const [slot, tokens] of lengths.entries()) await together.prefill(await proseTokens(tokens, slot), { slot });
-      const seen: number[][] = [[], [], []];
-      for await (const { slot, token } of together.decode({ maxTokens: steps, stop: [] })) seen[slot].push(token);
-      for (const [slot, tokens] of lengths.entries()) {
-        using alone = model.session({ kv: small(), capacity });
-        await alone.prefill(await proseTokens(tokens, slot));
-        const want = await decode(alone, steps);
-        assertEquals(seen[slot], want.tokens);
-        assertEquals(await together.logits({ slot }), want.logits);
-      }
-    }),
-    check(`${name} comes back to a mark as if nothing had happened`, async () => {
-      const [model, prompt] = [await cudaNano(), await proseTokens(length)];
-      const question = await proseTokens(30, 3);
-      using session = model.session({ kv: small(), capacity });
-      await session.prefill(prompt);
-      const mark = session.mark();
-      await session.prefill(question, { query: "sparse" });
-      const first = await decode(session, steps);
-      session.rewind(mark);
-      await session.prefill(await proseTokens(300, 4));
-      await decode(session, 5);
-      session.rewind(mark);
-      await session.prefill(question, { query: "sparse" });
-      assertEquals(await decode(session, steps), first);
-    }),
-    check(`${name} in F32 decodes what it decodes on the CPU`, async () => {
+  return contestants.flatMap((contestant) => [
+    ...contract(contestant, cudaNano).map(({ name, run }) => check(`${contestant.name} ${name}`, run)),
+    check(`${contestant.name} in F32 decodes what it decodes on the CPU`, async () => {
       const [there, here, prompt] = [await nano(), await cudaNano(), await proseTokens(length)];
-      const options = () => ({ kv: small(), capacity, kvDtype: "f32" as const });
+      const options = () => ({ kv: contestant.small(), capacity, kvDtype: "f32" as const });
       assertAlike(await fresh(here, options(), prompt, steps), await fresh(there, options(), prompt, steps));
     }),
   ]);
@@ -298,4 +253,4 @@ function memory(): Check[] {
   ];
 }
 
-export const checks: readonly Check[] = [...caseTable(), ...halves(), ...memory(), ...identity(), ...contract()];
+export const checks: readonly Check[] = [...caseTable(), ...halves(), ...memory(), ...identity(), ...policies()];
