@@ -1,25 +1,29 @@
 /* attention.c: decode attention of one query per slot over sink rows, chosen rows and the tail. Every row is read once for all heads of its
  * group, so this is bound by memory as long as a group is small.
  *
- * What a KV head attends is a list of places: sink, index, tail, one after another. It is cut into pieces of RKV_PIECE places; each makes a
- * partial softmax (sum of values, largest logit, sum of probabilities), and these are merged in piece order. */
+ * What a KV head attends is a list of places: sink, index, tail, one after another. Every RKV_PIECE of them make a partial softmax (sum of
+ * values, largest logit, sum of probabilities), and these are merged in order. A piece of work is up to TOGETHER partials of one head: while
+ * one is computed, the keys of the next are on their way. */
 #include "attention.h"
 
 #define HEADS 4               /* heads that share a pass over the rows: 16 accumulators with 16 lanes */
 
-/* Partial of a piece in work: [dim] sum of probability * value, then the largest logit, then the sum of probabilities. */
+#define TOGETHER 4
+#define ENOUGH_PIECES 16      /* more partials share a piece only when as many pieces are left */
+
+/* A partial in work: [dim] sum of probability * value, then the largest logit, then the sum of probabilities. */
 #define PARTIAL(dim) ((dim) + 2)
 
 /* The places of one unit: a KV head, or, with an index per head, a head. */
 typedef struct {
   int32_t slot, kv_head, head, heads;         /* query heads [head, head + heads) */
   int32_t sink, chosen, tail, tail_begin;     /* places of each source; the first row of the tail */
-  int32_t pieces, piece_rows;
+  int32_t partials, partial_rows;
   const int32_t *index, *position;
   int32_t row_end, newest;                    /* newest: position of the query */
 } plan;
 
-static int32_t piece_limit(const rkv_attend_args *op) { return rkv_ceil_div(op->rows->capacity, RKV_PIECE) + 2; }
+static int32_t partial_limit(const rkv_attend_args *op) { return rkv_ceil_div(op->rows->capacity, RKV_PIECE) + 2; }
 static int32_t is_per_head(const rkv_attend_args *op) { return op->index.data && op->index.shape[1] != op->layer->kv_heads; }
 static int32_t units_of(const rkv_attend_args *op) { return is_per_head(op) ? op->layer->heads : op->layer->kv_heads; }
 
@@ -43,15 +47,15 @@ static plan plan_of(const rkv_attend_args *op, int32_t slot, int32_t unit) {
   }
   p.position = kv->position + ((int64_t)slot * kv->kv_heads + p.kv_head) * kv->capacity;
   p.newest = row_end > 0 ? p.position[row_end - 1] : 0;
-  const int64_t places = (int64_t)p.sink + p.chosen + p.tail, limit = piece_limit(op);
-  /* an index that repeats rows can have more places than there is room for partials: then pieces are longer */
-  p.piece_rows = (int32_t)((places + limit * RKV_PIECE - 1) / (limit * RKV_PIECE)) * RKV_PIECE;
-  p.pieces = p.piece_rows ? (int32_t)((places + p.piece_rows - 1) / p.piece_rows) : 0;
+  const int64_t places = (int64_t)p.sink + p.chosen + p.tail, limit = partial_limit(op);
+  /* an index that repeats rows can have more places than there is room for partials: then partials are longer */
+  p.partial_rows = (int32_t)((places + limit * RKV_PIECE - 1) / (limit * RKV_PIECE)) * RKV_PIECE;
+  p.partials = p.partial_rows ? (int32_t)((places + p.partial_rows - 1) / p.partial_rows) : 0;
   return p;
 }
 
-static float *partial_of(const rkv_attend_args *op, const plan *p, int32_t head, int32_t piece) {
-  return (float *)op->work.data + (((int64_t)p->slot * op->layer->heads + head) * piece_limit(op) + piece) * PARTIAL(op->layer->head_dim);
+static float *partial_of(const rkv_attend_args *op, const plan *p, int32_t head, int32_t partial) {
+  return (float *)op->work.data + (((int64_t)p->slot * op->layer->heads + head) * partial_limit(op) + partial) * PARTIAL(op->layer->head_dim);
 }
 
 static int32_t sees(const rkv_attend_args *op, const plan *p, int32_t row) {
@@ -66,56 +70,79 @@ static int32_t list_rows(int32_t *list, const rkv_attend_args *op, const plan *p
     const int32_t row = p->index[place - p->sink];
     if (row >= 0 && row < p->row_end) list[n++] = row;
   }
-  for (; place < end; place++) {
-    const int32_t row = p->tail_begin + (place - p->sink - p->chosen);
-    if (sees(op, p, row)) list[n++] = row;
-  }
+  const int32_t shift = p->tail_begin - p->sink - p->chosen;
+  if (op->layer->window <= 0)
+    for (; place < end; place++) list[n++] = place + shift;
+  for (; place < end; place++)
+    if (sees(op, p, place + shift)) list[n++] = place + shift;
   return n;
+}
+
+static void start_softmax(float *to /*[dim + 2]*/, int32_t dim) {
+  memset(to, 0, (size_t)dim * 4);
+  to[dim] = -INFINITY;
+  to[dim + 1] = 0;
 }
 
 /* ---- stage 0: partials ---------------------------------------------------------------------------------------------------------------- */
 
-/* Pieces of the slot that may have the most; a unit that has fewer leaves its last ones empty. */
-static int32_t most_pieces(const rkv_attend_args *op) {
+/* Partials of a piece: more than one when that leaves work enough for everybody. */
+static int32_t together_of(const rkv_attend_args *op) {
+  const rkv_rows_data *kv = op->rows;
+  int64_t places = 0;
+  for (int32_t s = 0; s < kv->slots; s++)
+    if (kv->active[s]) places += op->sink + (op->index.data ? op->index.shape[2] : 0) + kv->row_end[s] - rkv_min_int(kv->tail_begin[s], kv->row_end[s]);
+  const int64_t fit = places * units_of(op) / (RKV_PIECE * ENOUGH_PIECES);
+  return fit < 1 ? 1 : fit < TOGETHER ? (int32_t)fit : TOGETHER;
+}
+
+/* Partials of the unit that has the most. */
+static int32_t most_partials(const rkv_attend_args *op) {
   const rkv_rows_data *kv = op->rows;
   int32_t most = 0;
   for (int32_t s = 0; s < kv->slots; s++)
     if (kv->active[s])
-      for (int32_t u = 0; u < units_of(op); u++) most = rkv_max_int(most, plan_of(op, s, u).pieces);
+      for (int32_t u = 0; u < units_of(op); u++) most = rkv_max_int(most, plan_of(op, s, u).partials);
   return most;
 }
 
+/* A unit that has fewer rows than the longest leaves its last pieces empty. */
 int32_t RKV_FN(rkv_attend_pieces)(const void *args, int32_t stage) {
   const rkv_attend_args *op = args;
   if (stage > 1 || rkv_active_count(op->rows->active, op->rows->slots) == 0) return RKV_DONE;
-  return rkv_max_int(1, op->rows->slots * units_of(op) * (stage ? 1 : most_pieces(op)));
+  return rkv_max_int(1, op->rows->slots * units_of(op) * (stage ? 1 : rkv_ceil_div(most_partials(op), together_of(op))));
 }
 
-static void attend_piece(const rkv_attend_args *op, const plan *p, int32_t piece, char *scratch) {
+/* Partials [first, end). */
+static void attend_partials(const rkv_attend_args *op, const plan *p, int32_t first, int32_t end, char *scratch) {
   const rkv_rows_data *kv = op->rows;
   const int32_t dim = op->layer->head_dim;
   const int64_t plane = ((int64_t)p->slot * kv->kv_heads + p->kv_head) * kv->capacity;
+  int32_t *lists[2] = {(int32_t *)scratch, (int32_t *)(scratch + RKV_STEP_LIST)};
+  scratch += 2 * RKV_STEP_LIST;
   rkv_step step = {
     .keys = (const char *)kv->keys.data + (size_t)plane * rkv_row_bytes(kv->keys.dtype, dim), .key_dtype = kv->keys.dtype,
     .values = (const char *)kv->values.data + (size_t)plane * rkv_row_bytes(kv->values.dtype, dim), .value_dtype = kv->values.dtype,
     .dim = dim, .scale = op->layer->scale, .soft_cap = op->layer->soft_cap,
-    .list = (int32_t *)scratch, .s = (float *)(scratch + RKV_STEP_LIST), .sums = (float *)(scratch + RKV_STEP_LIST + RKV_STEP_LOGITS),
+    .s = (float *)scratch, .sums = (float *)(scratch + RKV_STEP_LOGITS),
   };
-  for (int32_t h = 0; h < p->heads; h++) {
-    float *to = partial_of(op, p, p->head + h, piece);
-    memset(to, 0, (size_t)dim * 4);
-    to[dim] = -INFINITY;
-    to[dim + 1] = 0;
-  }
-  const int32_t places = p->sink + p->chosen + p->tail, end = rkv_min_int(places, (piece + 1) * p->piece_rows);
-  for (int32_t place = piece * p->piece_rows; place < end; place += RKV_PIECE) {
-    step.rows = list_rows(step.list, op, p, place, rkv_min_int(end, place + RKV_PIECE));
-    if (step.rows == 0) continue;
+  const int32_t places = rkv_min_int(p->sink + p->chosen + p->tail, end * p->partial_rows);
+  int32_t place = first * p->partial_rows, turn = 0;
+  step.next_rows = list_rows(lists[0], op, p, place, rkv_min_int(places, place + RKV_PIECE));
+  for (; place < places; place += RKV_PIECE, turn ^= 1) {
+    step.list = lists[turn];
+    step.rows = step.next_rows;
+    step.next = lists[turn ^ 1];
+    step.next_rows = list_rows(lists[turn ^ 1], op, p, place + RKV_PIECE, rkv_min_int(places, place + 2 * RKV_PIECE));
+    const int32_t partial = place / p->partial_rows, begins = place % p->partial_rows == 0;
     for (int32_t h = 0; h < p->heads; h += HEADS) {
       const int32_t heads = rkv_min_int(HEADS, p->heads - h);
-      RKV_FN(rkv_attend_rows)(&step, (const float *)op->q.data + ((int64_t)p->slot * op->layer->heads + p->head + h) * dim, heads);
-      for (int32_t g = 0; g < heads; g++)
-        rkv_merge_softmax(partial_of(op, p, p->head + h + g, piece), step.sums + (int64_t)g * PARTIAL(dim), dim);
+      if (step.rows) RKV_FN(rkv_attend_rows)(&step, (const float *)op->q.data + ((int64_t)p->slot * op->layer->heads + p->head + h) * dim, heads);
+      for (int32_t g = 0; g < heads; g++) {
+        float *to = partial_of(op, p, p->head + h + g, partial);
+        if (begins) start_softmax(to, dim);
+        if (step.rows) rkv_merge_softmax(to, step.sums + (int64_t)g * PARTIAL(dim), dim);
+      }
     }
   }
 }
@@ -125,10 +152,8 @@ static void attend_piece(const rkv_attend_args *op, const plan *p, int32_t piece
 static void merge_head(const rkv_attend_args *op, const plan *p, int32_t head, float *total /*[dim + 2]*/) {
   const int32_t dim = op->layer->head_dim;
   const int64_t row = (int64_t)p->slot * op->layer->heads + head;
-  memset(total, 0, (size_t)dim * 4);
-  total[dim] = -INFINITY;
-  total[dim + 1] = 0;
-  for (int32_t i = 0; i < p->pieces; i++) rkv_merge_softmax(total, partial_of(op, p, head, i), dim);
+  start_softmax(total, dim);
+  for (int32_t i = 0; i < p->partials; i++) rkv_merge_softmax(total, partial_of(op, p, head, i), dim);
   const float sum = total[dim + 1], inverse = sum == 0 ? 0 : 1 / sum;
   float *to = (float *)op->attended.data + row * dim;
   for (int32_t d = 0; d < dim; d++) to[d] = total[d] * inverse;
@@ -159,8 +184,8 @@ void RKV_FN(rkv_attend_run)(const void *args, int32_t stage, int32_t piece, void
   if (!op->rows->active[slot]) return;
   const plan p = plan_of(op, slot, unit);
   if (stage == 0) {
-    const int32_t number = piece / (op->rows->slots * units);
-    if (number < p.pieces) attend_piece(op, &p, number, scratch);
+    const int32_t together = together_of(op), first = piece / (op->rows->slots * units) * together;
+    if (first < p.partials) attend_partials(op, &p, first, rkv_min_int(p.partials, first + together), scratch);
     return;
   }
   for (int32_t h = 0; h < p.heads; h++) merge_head(op, &p, p.head + h, scratch);

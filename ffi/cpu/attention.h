@@ -13,9 +13,24 @@ typedef struct rkv_step {
   int32_t key_dtype, value_dtype, dim, rows;
   float scale, soft_cap;
   int32_t *list;                    /* [rows], with room for RKV_LANES more */
+  const int32_t *next;              /* [next_rows]: rows whose keys are wanted after these */
+  int32_t next_rows;
   float *s;                         /* logits, then probabilities: [rows][1, 2 or 4 heads] */
   float *sums;                      /* [heads][dim + 2]: sum of probability * value, largest logit, sum of probabilities */
 } rkv_step;
+
+/* Asks for rows [j, end) of a list, into L2: values while logits are made, the next keys while values are summed, so that memory never rests.
+ * Neighbours, as most rows are, are asked for line by line. */
+RKV_INLINE void rkv_fetch_rows(const char *plane, size_t bytes, const int32_t *list, int32_t j, int32_t end) {
+  if (j >= end) return;
+  if (list[end - 1] - list[j] == end - 1 - j) {
+    const char *at = plane + (size_t)list[j] * bytes, *last = at + (size_t)(end - j) * bytes;
+    for (; at < last; at += 64) __builtin_prefetch(at, 0, 2);
+    return;
+  }
+  for (; j < end; j++)
+    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(plane + (size_t)list[j] * bytes + at, 0, 2);
+}
 
 /* Partial softmaxes of up to four heads over the listed rows (at least one). q: [heads, dim]. */
 void RKV_FN(rkv_attend_rows)(const rkv_step *step, const float *q, int32_t heads);

@@ -1,15 +1,19 @@
-/* attention_words.c: decode attention over q8 rows where the instruction set multiplies pairs of 16-bit numbers: queries and probabilities become
- * 16-bit numbers with a scale for each head, so that bytes are widened once and products need no conversion. A query's element and a
- * probability are off by at most 2^-16 of the largest; the bytes themselves are by 2^-8. */
+/* attention_words.c: decode attention over q8 rows where the instruction set has integer dot products: queries and probabilities become 16-bit
+ * numbers with a scale for each head, so that products need no conversion. A query's element and a probability are off by at most 2^-16 of
+ * the largest; the bytes themselves are by 2^-8.
+ *
+ * Logits: 16 rows are turned on their side, four channels of every row in a vector, so that a lane is a row and nothing is to be summed over
+ * lanes; a query's number is multiplied as two bytes. Values: pairs of rows, as 16-bit numbers. */
 #include "attention.h"
 #if RKV_WORDS
 
 #define WIDTH(heads) ((heads) == 3 ? 4 : (heads))
-#define LARGEST 32767
+#define LARGEST 32639         /* 127 * 256 + 127: both bytes of a number are signed */
 #define WIDEST 512           /* channels of a head */
 
 /* Rows are looked up BLOCK at a time: their scales first, which stand apart from what the vectors load. */
-#define BLOCK 16
+#define BLOCK RKV_LANES
+#define CHANNELS (4 * RKV_LANES)      /* of a row, turned on their side at once */
 
 /* Scales of listed rows [j, j + BLOCK), of those there are; the others' are 0. */
 static void row_scales(float *scale /*[BLOCK]*/, const char *plane, const rkv_step *step, int32_t j) {
@@ -17,13 +21,6 @@ static void row_scales(float *scale /*[BLOCK]*/, const char *plane, const rkv_st
   const int32_t n = rkv_min_int(BLOCK, step->rows - j);
   for (int32_t i = 0; i < n; i++) scale[i] = rkv_q8_scale(plane + (size_t)step->list[j + i] * bytes, step->dim);
   for (int32_t i = n; i < BLOCK; i++) scale[i] = 0;
-}
-
-/* Asks for listed rows [j, j + BLOCK), which lie as they like. */
-static void fetch(const char *plane, const rkv_step *step, int32_t j) {
-  const size_t bytes = rkv_row_bytes(RKV_Q8, step->dim);
-  for (int32_t i = j, end = rkv_min_int(step->rows, j + BLOCK); i < end; i++)
-    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(plane + (size_t)step->list[i] * bytes + at, 0, 2);
 }
 
 /* Lane i: element i / width of the next RKV_LANES / width. */
@@ -41,57 +38,92 @@ RKV_INLINE rkv_vec of_heads(const float *of_head, int32_t width) {
   return rkv_load(lanes);
 }
 
-/* words = q / step, and that step; NaN where q holds what is no number. */
-static float query_words(int16_t *words, const float *q, int32_t dim) {
-  rkv_ivec size = {0};
+/* A query in whole numbers: 256 upper + lower, with zeros up to whole vectors; lanes begin with what unsigned keys will be too much by. */
+typedef struct { int8_t upper[WIDEST], lower[WIDEST]; int32_t upper_less, lower_less; float step; } query;
+
+/* step: what a number stands for; NaN where q holds what is no number. */
+static void query_of(query *to, const float *q, int32_t dim) {
+  rkv_ivec size = {0}, upper_sum = {0}, lower_sum = {0};
   for (int32_t d = 0; d < dim; d += RKV_LANES) size = rkv_int_max(size, (rkv_ivec)rkv_load(q + d) & 0x7fffffff);
   const int32_t bits = rkv_int_max_lane(size), is_number = bits < 0x7f800000;
   float largest;
   memcpy(&largest, &bits, 4);
   const rkv_vec inverse = rkv_set1(is_number && largest > 1e-30f ? LARGEST / largest : 0);
-  for (int32_t d = 0; d < dim; d += RKV_LANES) {
-    const rkv_hvec w = __builtin_convertvector((rkv_uvec)(is_number ? rkv_round(rkv_load(q + d) * inverse) : (rkv_ivec){0}), rkv_hvec);
-    memcpy(words + d, &w, sizeof w);
+  for (int32_t d = 0; d < rkv_ceil_div(dim, CHANNELS) * CHANNELS; d += RKV_LANES) {
+    const rkv_ivec word = is_number && d < dim ? rkv_round(rkv_load(q + d) * inverse) : (rkv_ivec){0};
+    const rkv_ivec upper = (word + 128) >> 8, lower = word - (upper << 8);
+    const rkv_bvec a = __builtin_convertvector(upper, rkv_bvec), b = __builtin_convertvector(lower, rkv_bvec);
+    memcpy(to->upper + d, &a, sizeof a);
+    memcpy(to->lower + d, &b, sizeof b);
+    upper_sum += upper;
+    lower_sum += lower;
   }
-  return is_number ? largest / LARGEST : NAN;
+  to->upper_less = -128 * rkv_int_sum(upper_sum);
+  to->lower_less = -128 * rkv_int_sum(lower_sum);
+  to->step = is_number ? largest / LARGEST : NAN;
 }
 
-RKV_INLINE void logits(const rkv_step *step, const int16_t *q /*[heads][dim]*/, const float *factor, int32_t heads) {
-  const int32_t width = WIDTH(heads), rows_at_once = RKV_LANES / width, dim = step->dim;
+/* to[rows][width] = of[width] with rows in lanes. */
+RKV_INLINE void store_rows(float *to, const rkv_vec *of, int32_t width) {
+#define WEAVE_LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define WEAVE_HIGH(a, b) __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+  if (width == 1) {
+    rkv_store(to, of[0]);
+    return;
+  }
+  const rkv_vec even_low = WEAVE_LOW(of[0], of[width / 2]), even_high = WEAVE_HIGH(of[0], of[width / 2]);
+  if (width == 2) {
+    rkv_store(to, even_low);
+    rkv_store(to + RKV_LANES, even_high);
+    return;
+  }
+  const rkv_vec odd_low = WEAVE_LOW(of[1], of[3]), odd_high = WEAVE_HIGH(of[1], of[3]);
+  rkv_store(to, WEAVE_LOW(even_low, odd_low));
+  rkv_store(to + RKV_LANES, WEAVE_HIGH(even_low, odd_low));
+  rkv_store(to + 2 * RKV_LANES, WEAVE_LOW(even_high, odd_high));
+  rkv_store(to + 3 * RKV_LANES, WEAVE_HIGH(even_high, odd_high));
+}
+
+RKV_INLINE void logits(const rkv_step *step, const query *q, int32_t heads) {
+  const int32_t width = WIDTH(heads), dim = step->dim;
   const size_t bytes = rkv_row_bytes(RKV_Q8, dim);
-  const rkv_vec factors = of_heads(factor, width) * rkv_set1(step->scale);
-  float scale[BLOCK + RKV_LANES];
-  for (int32_t j = 0; j < step->rows; j += rows_at_once) {
-    if (j % BLOCK == 0) {
-      fetch(step->keys, step, j + 2 * BLOCK);
-      if (step->value_dtype == RKV_Q8) fetch(step->values, step, j);   /* wanted as soon as the logits are done */
-      row_scales(scale, step->keys, step, j);
+  float scale[BLOCK];
+  for (int32_t j = 0; j < step->rows; j += BLOCK) {
+    rkv_ivec upper[4], lower[4];
+    rkv_vec s[4] = {{0}};
+    rkv_fetch_rows(step->values, rkv_row_bytes(step->value_dtype, dim), step->list, j, rkv_min_int(step->rows, j + BLOCK));
+    row_scales(scale, step->keys, step, j);
+    RKV_UNROLL for (int32_t h = 0; h < heads; h++) {
+      upper[h] = rkv_set1_word(&q[h].upper_less);
+      lower[h] = rkv_set1_word(&q[h].lower_less);
     }
-    const char *row[RKV_LANES];
-    rkv_ivec sum[RKV_LANES];
-    RKV_UNROLL for (int32_t r = 0; r < rows_at_once; r++) row[r] = step->keys + (size_t)step->list[j + r] * bytes;
-    RKV_UNROLL for (int32_t i = 0; i < RKV_LANES; i++) sum[i] = (rkv_ivec){0};
-    for (int32_t d = 0; d < dim; d += 2 * RKV_LANES) {
-      rkv_ivec x[4];
-      RKV_UNROLL for (int32_t h = 0; h < heads; h++) memcpy(&x[h], q + h * dim + d, sizeof x[h]);
-      RKV_UNROLL for (int32_t r = 0; r < rows_at_once; r++) {
-        const rkv_ivec k = rkv_widen_bytes(row[r] + d);
-        RKV_UNROLL for (int32_t h = 0; h < heads; h++) sum[r * width + h] = rkv_add_words(sum[r * width + h], k, x[h]);
+    for (int32_t d = 0; d < dim; d += CHANNELS) {
+      rkv_vec quads[RKV_LANES];
+      RKV_UNROLL for (int32_t r = 0; r < BLOCK; r++) quads[r] = rkv_load_bits(step->keys + (size_t)step->list[j + r] * bytes + d, rkv_min_int(CHANNELS, dim - d));
+      rkv_transpose(quads);
+      RKV_UNROLL for (int32_t c = 0; c < RKV_LANES; c++) {
+        const rkv_quads k = rkv_quads_of((rkv_uvec)quads[c] ^ 0x80808080);
+        RKV_UNROLL for (int32_t h = 0; h < heads; h++) {
+          upper[h] = rkv_add_quads(upper[h], k, q[h].upper + d + 4 * c);
+          lower[h] = rkv_add_quads(lower[h], k, q[h].lower + d + 4 * c);
+        }
       }
     }
-    rkv_store(step->s + j * width, __builtin_convertvector(rkv_int_sum_rows(sum), rkv_vec) * factors * of_rows(scale + j % BLOCK, width));
+    const rkv_vec scales = rkv_load(scale) * rkv_set1(step->scale);
+    RKV_UNROLL for (int32_t h = 0; h < heads; h++)
+      s[h] = rkv_fma(__builtin_convertvector(upper[h], rkv_vec), rkv_set1(256), __builtin_convertvector(lower[h], rkv_vec)) * rkv_set1(q[h].step) * scales;
+    store_rows(step->s + j * width, s, width);
   }
 }
 
 void RKV_FN(rkv_word_logits)(const rkv_step *step, const float *q, int32_t heads) {
-  int16_t words[4 * WIDEST];
-  float factor[4] = {0};
-  for (int32_t h = 0; h < heads; h++) factor[h] = query_words(words + h * step->dim, q + h * step->dim, step->dim);
+  query queries[4];
+  for (int32_t h = 0; h < heads; h++) query_of(&queries[h], q + h * step->dim, step->dim);
   switch (heads) {
-    case 1: logits(step, words, factor, 1); break;
-    case 2: logits(step, words, factor, 2); break;
-    case 3: logits(step, words, factor, 3); break;
-    default: logits(step, words, factor, 4);
+    case 1: logits(step, queries, 1); break;
+    case 2: logits(step, queries, 2); break;
+    case 3: logits(step, queries, 3); break;
+    default: logits(step, queries, 4);
   }
 }
 
@@ -146,6 +178,7 @@ RKV_INLINE void weigh(const rkv_step *step, const uint32_t *words, const float *
   RKV_UNROLL for (int32_t h = 0; h < heads; h++)
     RKV_UNROLL for (int32_t i = 0; i < 2 * blocks; i++) sum[h][i] = (rkv_ivec){0};
   for (int32_t j = 0; j < step->rows; j += 2) {
+    if (d == 0 && j % 4 == 0) rkv_fetch_rows(step->keys, rkv_row_bytes(step->key_dtype, dim), step->next, j, rkv_min_int(step->next_rows, j + 4));
     const char *a = step->values + (size_t)step->list[j] * bytes + d, *b = step->values + (size_t)step->list[j + 1] * bytes + d;
     rkv_ivec v[4];
     RKV_UNROLL for (int32_t i = 0; i < blocks; i++) {

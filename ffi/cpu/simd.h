@@ -149,8 +149,12 @@ RKV_INLINE rkv_vec rkv_exp(rkv_vec x) {
   p = rkv_fma(p, r, rkv_set1(1.0f / 6));
   p = rkv_fma(p, r, rkv_set1(0.5f));
   p = rkv_fma(p * r, r, r) + rkv_set1(1.0f);
+#if defined(__AVX512F__)
+  return (rkv_vec)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
   const rkv_ivec power = (rkv_ivec)shifted - (rkv_ivec)magic, half = power >> 1;
   return p * (rkv_vec)((half + 127) << 23) * (rkv_vec)((power - half + 127) << 23);
+#endif
 }
 RKV_INLINE float rkv_exp1(float x) { return rkv_exp(rkv_set1(x))[0]; }
 
@@ -377,7 +381,29 @@ RKV_INLINE rkv_vec rkv_exp2(rkv_vec x) {
     const __typeof__(v[0]) a = v[i], b = v[i + h];                 \
     step(h)                                                        \
   }
+/* A blend is cheaper than a shuffle: of (a, b) and (b, a) with every second group of h taken from the second, one is in place already. */
+#if RKV_LANES == 16
+#define RKV_BLEND_8(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31)
+#define RKV_BLEND_4(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 20, 21, 22, 23, 8, 9, 10, 11, 28, 29, 30, 31)
+#define RKV_BLEND_2(a, b) __builtin_shufflevector(a, b, 0, 1, 18, 19, 4, 5, 22, 23, 8, 9, 26, 27, 12, 13, 30, 31)
+#define RKV_BLEND_1(a, b) __builtin_shufflevector(a, b, 0, 17, 2, 19, 4, 21, 6, 23, 8, 25, 10, 27, 12, 29, 14, 31)
+#define RKV_TURN_8(a) __builtin_shufflevector(a, a, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)
+#define RKV_TURN_4(a) __builtin_shufflevector(a, a, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)
+#define RKV_TURN_2(a) __builtin_shufflevector(a, a, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)
+#define RKV_TURN_1(a) __builtin_shufflevector(a, a, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)
+#elif RKV_LANES == 8
+#define RKV_BLEND_4(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 12, 13, 14, 15)
+#define RKV_BLEND_2(a, b) __builtin_shufflevector(a, b, 0, 1, 10, 11, 4, 5, 14, 15)
+#define RKV_BLEND_1(a, b) __builtin_shufflevector(a, b, 0, 9, 2, 11, 4, 13, 6, 15)
+#define RKV_TURN_4(a) __builtin_shufflevector(a, a, 4, 5, 6, 7, 0, 1, 2, 3)
+#define RKV_TURN_2(a) __builtin_shufflevector(a, a, 2, 3, 0, 1, 6, 7, 4, 5)
+#define RKV_TURN_1(a) __builtin_shufflevector(a, a, 1, 0, 3, 2, 5, 4, 7, 6)
+#endif
+#if RKV_LANES >= 8
+#define RKV_FOLD(h) v[i] = RKV_BLEND_##h(a, b) + RKV_TURN_##h(RKV_BLEND_##h(b, a));
+#else
 #define RKV_FOLD(h) v[i] = RKV_LOW_##h(a, b) + RKV_HIGH_##h(a, b);
+#endif
 
 /* The lane sums of RKV_LANES vectors: lane i is rkv_sum(v[i]), to the bit. */
 RKV_INLINE rkv_vec rkv_sum_rows(rkv_vec v[RKV_LANES]) {
@@ -396,6 +422,11 @@ RKV_INLINE rkv_vec rkv_sum_rows(rkv_vec v[RKV_LANES]) {
 
 #if defined(__AVX512VNNI__)
 #define RKV_WORDS 1
+
+/* The first n <= 4 * RKV_LANES bytes at p, the rest 0. */
+RKV_INLINE rkv_vec rkv_load_bits(const void *p, int32_t n) {
+  return (rkv_vec)_mm512_maskz_loadu_epi8(n < 64 ? (1ull << n) - 1 : ~0ull, p);
+}
 
 /* 2 * RKV_LANES signed bytes as 16-bit numbers. */
 RKV_INLINE rkv_ivec rkv_widen_bytes(const void *p) {
