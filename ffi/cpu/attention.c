@@ -124,7 +124,7 @@ static void attend_partials(const rkv_attend_args *op, const plan *p, int32_t fi
     .keys = (const char *)kv->keys.data + (size_t)plane * rkv_row_bytes(kv->keys.dtype, dim), .key_dtype = kv->keys.dtype,
     .values = (const char *)kv->values.data + (size_t)plane * rkv_row_bytes(kv->values.dtype, dim), .value_dtype = kv->values.dtype,
     .dim = dim, .scale = op->layer->scale, .soft_cap = op->layer->soft_cap,
-    .s = (float *)scratch, .sums = (float *)(scratch + RKV_STEP_LOGITS),
+    .cold = 1, .s = (float *)scratch, .sums = (float *)(scratch + RKV_STEP_LOGITS),
   };
   const int32_t places = rkv_min_int(p->sink + p->chosen + p->tail, end * p->partial_rows);
   int32_t place = first * p->partial_rows, turn = 0;
@@ -143,6 +143,7 @@ static void attend_partials(const rkv_attend_args *op, const plan *p, int32_t fi
         if (begins) start_softmax(to, dim);
         if (step.rows) rkv_merge_softmax(to, step.sums + (int64_t)g * PARTIAL(dim), dim);
       }
+      step.cold = 0;
     }
   }
 }

@@ -5,6 +5,8 @@
  * lane always belongs to the same head. */
 #define WIDTH(heads) ((heads) == 3 ? 4 : (heads))
 
+#define COLD_AHEAD 16        /* rows */
+
 /* s[rows][width] = scale * q . k. One accumulator per (row, head); a transposing sum folds RKV_LANES of them at once. */
 RKV_INLINE void logits(const rkv_step *step, const float *q, int32_t dtype, int32_t heads) {
   const int32_t width = WIDTH(heads), rows_at_once = RKV_LANES / width, dim = step->dim;
@@ -13,6 +15,7 @@ RKV_INLINE void logits(const rkv_step *step, const float *q, int32_t dtype, int3
     const char *row[RKV_LANES];
     rkv_vec sum[RKV_LANES];
     RKV_UNROLL for (int32_t r = 0; r < rows_at_once; r++) row[r] = step->keys + (size_t)step->list[j + r] * bytes;
+    if (step->cold) rkv_fetch_rows(step->keys, bytes, step->list, j + COLD_AHEAD, rkv_min_int(step->rows, j + COLD_AHEAD + rows_at_once));
     rkv_fetch_rows(step->values, rkv_row_bytes(step->value_dtype, dim), step->list, j, j + rows_at_once);
     RKV_UNROLL for (int32_t i = 0; i < RKV_LANES; i++) sum[i] = (rkv_vec){0};
     int32_t d = 0;

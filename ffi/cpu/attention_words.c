@@ -91,6 +91,7 @@ RKV_INLINE void logits(const rkv_step *step, const query *q, int32_t heads) {
   for (int32_t j = 0; j < step->rows; j += BLOCK) {
     rkv_ivec upper[4], lower[4];
     rkv_vec s[4] = {{0}};
+    if (step->cold) rkv_fetch_rows(step->keys, bytes, step->list, j + BLOCK, rkv_min_int(step->rows, j + 2 * BLOCK));
     rkv_fetch_rows(step->values, rkv_row_bytes(step->value_dtype, dim), step->list, j, rkv_min_int(step->rows, j + BLOCK));
     row_scales(scale, step->keys, step, j);
     RKV_UNROLL for (int32_t h = 0; h < heads; h++) {

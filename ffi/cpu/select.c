@@ -67,36 +67,35 @@ void RKV_FN(rkv_centroid_scores_run)(const void *args, int32_t stage, int32_t pi
  * Which: those at least as good as the k-th (ranking.h). In what order: a stable radix sort of their ids, which come in ascending order and
  * so break ties. */
 
-#define SORTED (1 << 17) /* ids ordered at a time: what scratch holds; a longer order is made of such runs */
+#define SORTED (1 << 15) /* ids ordered at a time: what scratch holds; a longer order is made of such runs */
 
 typedef struct {
   uint32_t counts[4][256];
   uint32_t digits[RKV_DIGITS];
-  int32_t ids[SORTED];
+  rkv_place places[SORTED], more[SORTED];
 } topk_scratch;
+_Static_assert(sizeof(topk_scratch) <= RKV_SCRATCH, "a sort needs more scratch");
 
-/* Sorts n ids by rank, stably; digits that all ids share are skipped. */
-static void sort_ids(topk_scratch *s, int32_t *ids, int32_t n, const float *scores) {
+/* Sorts the first n places by rank, stably; digits that all share are skipped. Gives where they are then. */
+static const rkv_place *sort_places(topk_scratch *s, int32_t n) {
   memset(s->counts, 0, sizeof s->counts);
-  for (int32_t i = 0; i < n; i++) {
-    const uint32_t rank = rkv_rank_of(scores[ids[i]]);
-    for (int32_t d = 0; d < 4; d++) s->counts[d][rank >> 8 * d & 255]++;
-  }
-  int32_t *from = ids, *to = s->ids;
+  for (int32_t i = 0; i < n; i++)
+    for (int32_t d = 0; d < 4; d++) s->counts[d][s->places[i].rank >> 8 * d & 255]++;
+  rkv_place *from = s->places, *to = s->more;
   for (int32_t d = 0; d < 4 && n; d++) {
     uint32_t *at = s->counts[d], sum = 0;
-    if (at[rkv_rank_of(scores[ids[0]]) >> 8 * d & 255] == (uint32_t)n) continue;
+    if (at[from[0].rank >> 8 * d & 255] == (uint32_t)n) continue;
     for (int32_t i = 0; i < 256; i++) {
       const uint32_t count = at[i];
       at[i] = sum;
       sum += count;
     }
-    for (int32_t i = 0; i < n; i++) to[at[rkv_rank_of(scores[from[i]]) >> 8 * d & 255]++] = from[i];
-    int32_t *const swap = from;
+    for (int32_t i = 0; i < n; i++) to[at[from[i].rank >> 8 * d & 255]++] = from[i];
+    rkv_place *const swap = from;
     from = to;
     to = swap;
   }
-  if (from != ids) memcpy(ids, from, (size_t)n * 4);
+  return from;
 }
 
 int32_t RKV_FN(rkv_topk_pieces)(const void *args, int32_t stage) {
@@ -118,17 +117,18 @@ void RKV_FN(rkv_topk_run)(const void *args, int32_t stage, int32_t piece, void *
     int32_t ties = 0, n = 0;
     const uint32_t last = wanted < width ? rkv_rank_of_kth(s->digits, scores, width, from, wanted, &ties) : RKV_NO_RANK;
     for (int32_t i = 0; i < width; i++) {
-      const uint32_t rank = rkv_rank_of(scores[i]);
-      if (rank < last || (rank == last && rank != RKV_NO_RANK && ties > 0)) {
-        if (!rkv_is_after((rkv_place){rank, i}, from)) continue;
-        ties -= rank == last;
-        order[done + n++] = i;
+      const rkv_place place = {rkv_rank_of(scores[i]), i};
+      if (place.rank < last || (place.rank == last && last != RKV_NO_RANK && ties > 0)) {
+        if (!rkv_is_after(place, from)) continue;
+        ties -= place.rank == last;
+        s->places[n++] = place;
       }
     }
-    sort_ids(s, order + done, n, scores);
     if (!n) break;
+    const rkv_place *sorted = sort_places(s, n);
+    for (int32_t i = 0; i < n; i++) order[done + i] = sorted[i].id;
     done += n;
-    from = (rkv_place){rkv_rank_of(scores[order[done - 1]]), order[done - 1]};
+    from = sorted[n - 1];
   }
   memset(order + done, 0xff, (size_t)(k - done) * 4);
 }
