@@ -37,6 +37,21 @@ void rkv_os_use_whole(void *begin, size_t bytes) {
 #endif
 }
 
+/* Large pages for KV rows only once rows fill them: for a plane's first row one would take 2 MiB. */
+void rkv_os_settle(void *begin, size_t from, size_t to) {
+#if defined(__linux__) && !defined(MADV_COLLAPSE)
+#define MADV_COLLAPSE 25 /* Linux 6.1; others refuse, and nothing is lost */
+#endif
+#if defined(MADV_COLLAPSE)
+  const uintptr_t large = 2 << 20, first = (uintptr_t)begin, end = (first + to) / large * large;
+  uintptr_t at = (first + from) / large * large;
+  if (at < first) at += large;
+  for (; at < end; at += large) madvise((void *)at, large, MADV_COLLAPSE);
+#else
+  (void)begin, (void)from, (void)to;
+#endif
+}
+
 void rkv_os_unreserve(void *memory, size_t bytes) { munmap(memory, bytes); }
 
 void rkv_os_discard(void *begin, size_t bytes) {

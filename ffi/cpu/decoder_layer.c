@@ -12,6 +12,16 @@ static taking_part rows_of(const rkv_attn_in_args *op) {
   return (taking_part){active, rkv_active_count(active, op->count)};
 }
 
+/* Rows [row, row + more) have come to stay. */
+static void settle(const rkv_rows_data *kv, int32_t slot, int32_t row, int32_t more) {
+  const rkv_view *of[2] = {&kv->keys, &kv->values};
+  for (int32_t i = 0; i < 2 && more; i++) {
+    const size_t bytes = rkv_row_bytes(of[i]->dtype, kv->head_dim);
+    for (int32_t h = 0; h < kv->kv_heads; h++)
+      rkv_os_settle((char *)of[i]->data + ((size_t)slot * kv->kv_heads + h) * kv->capacity * bytes, row * bytes, (row + more) * bytes);
+  }
+}
+
 /* Moves rowEnd on by what was appended. Negative when a row did not fit. */
 static int32_t move_row_end(const rkv_attn_in_args *op) {
   const rkv_rows_data *kv = op->rows;
@@ -24,6 +34,7 @@ static int32_t move_row_end(const rkv_attn_in_args *op) {
       more = kv->capacity - kv->row_end[s];
       code = RKV_RANGE;
     }
+    settle(kv, s, kv->row_end[s], more);
     kv->row_end[s] += more;
   }
   return code;
