@@ -143,6 +143,16 @@ RKV_API int32_t rkv_close(int32_t handle);
 /* Maps a file for reading. path: UTF-8, `bytes` long. Returns a file. Errors: RKV_FILE. */
 RKV_API int32_t rkv_file(const uint8_t *path, uint32_t bytes);
 
+/* Enqueued: fills `count` elements of a tensor, from element `offset` on, with the bytes of a mapped file from byte `at` on, and sums what
+ * has arrived: element `first` of sums is the CRC-32C (RFC 3720) of the first 16 KiB, and so on, the last one of what is left.
+ *   sums[n]  u32  out  of the same device
+ * The file may be closed at once: closing waits in the queue. Errors: RKV_STALE, RKV_RANGE, RKV_DTYPE, RKV_FILE, RKV_DEVICE,
+ * RKV_RECORDING, RKV_LIMIT. */
+RKV_API int32_t rkv_load_rows(int32_t sums, int32_t first, int32_t tensor, int32_t offset, int32_t count, int32_t file, int64_t at);
+
+/* The same sums of host memory; sums has room for one of each 16 KiB. Returns how many there are. */
+RKV_API int32_t rkv_checksums(uint32_t *sums, const uint8_t *data, uint32_t bytes);
+
 /* ---- weights -------------------------------------------------------------------------------------------------------------------- */
 
 /* Enqueued: packs a matrix [rows, cols] (row-major in the file, `type` RKV_WEIGHT_*) for products, or, with rows == 1, keeps it as an

@@ -60,6 +60,8 @@ export const symbols = {
   rkv_fault: ["i32", "i32", "buf", "u32"],
   rkv_close: ["i32", "i32"],
   rkv_file: ["i32", "buf", "u32"],
+  rkv_load_rows: ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i64"],
+  rkv_checksums: ["i32", "buf", "buf", "u32"],
   rkv_weight: ["i32", "i32", "i32", "i64", "i32", "i32", "i32", "i32"],
   rkv_layer: ["i32", "i32", "buf", "buf", "buf"],
   rkv_model: ["i32", "i32", "i32", "i32", "i32", "f64"],

@@ -59,6 +59,9 @@ const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 const CANCELLED = -10;
 
+/** Bytes that one checksum is of. */
+export const blockBytes = 16 << 10;
+
 function text(fill: (bytes: Uint8Array, length: number) => number): string {
   const bytes = new Uint8Array(1024);
   return decoder.decode(bytes.subarray(0, Math.max(0, fill(bytes, bytes.length))));
@@ -138,6 +141,14 @@ export class Device {
     this.#closed = true;
     this.lib.fn.rkv_close(this.handle);
   }
+}
+
+/** CRC-32C of each 16 KiB of bytes, the last one of what is left. */
+export function checksums(bytes: Uint8Array): Uint32Array<ArrayBuffer> {
+  const sums = new Uint32Array(Math.ceil(bytes.length / blockBytes));
+  const lib = native();
+  if (bytes.length > 0) lib.call("checksums", lib.fn.rkv_checksums(sums, bytes, bytes.length));
+  return sums;
 }
 
 export class MappedFile {
@@ -235,6 +246,11 @@ export class Arena implements TensorHost {
     const sizes = new BigInt64Array(3);
     this.lib.call("arenaMemory", this.lib.fn.rkv_arena_memory(this.handle, sizes));
     return { reserved: Number(sizes[0]), used: Number(sizes[1]), committed: Number(sizes[2]) };
+  }
+
+  /** Enqueues the filling of `count` elements with a file's bytes from `at` on; `sums` gets their checksums, from element `first` on. */
+  load(tensor: Tensor, offset: number, count: number, file: MappedFile, at: number, sums: Tensor, first: number): void {
+    this.lib.call("load", this.lib.fn.rkv_load_rows(sums.handle, first, tensor.handle, offset, count, file.handle, BigInt(at)));
   }
 
   write(tensor: Tensor, data: ArrayBufferView, offset: number): void {

@@ -1,15 +1,18 @@
 /** Sessions to files and back: rows, step state and policy state as they are, so that going on is as if nothing had been in between. */
+import { type Arena, blockBytes } from "./device.ts";
+import { count } from "./format.ts";
 import { FormatError } from "./formats/checkpoint.ts";
 import type { RowRun } from "./kv/mark.ts";
 import type { LoadedModel } from "./model.ts";
 import type { Policy } from "./policies/policy.ts";
 import { checkFacts, identityOf, type SessionFacts } from "./saved_session.ts";
-import { SavedFile, writeSaved } from "./saved_file.ts";
-import type { Tensor } from "./tensor.ts";
+import { checkSums, readSaved, type SavedFile, writeSaved } from "./saved_file.ts";
 import type { OnProgress } from "./types.ts";
 
-/** Most bytes of a piece; each has its checksum. */
-const PIECE = 8 << 20;
+/** About as many bytes go to or from the device at a time. */
+const PIECE = 4 << 20;
+/** Bytes, or runs, that are enqueued before the restored session is waited for. */
+const [AHEAD, MOST_RUNS] = [64 << 20, 1024];
 
 /** What of a session goes into a file, and what a file brings back. */
 export interface Saveable {
@@ -23,68 +26,73 @@ export interface Saveable {
 /** `note`: what JSON can hold; it comes back with the file. */
 export async function save(path: string, session: Saveable, note?: unknown): Promise<void> {
   const facts: SessionFacts = { identity: await identityOf(session.model, session.policy), ...session.facts, note };
-  await writeSaved(path, facts, pieces(session.runs()));
+  await writeSaved(path, facts, session.runs().map(pieces));
 }
 
-async function* pieces(runs: readonly RowRun[]): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
-  let piece = new Uint8Array(PIECE);
-  let filled = 0;
-  for (const { tensor, row, rows } of runs) {
-    const [width, bytes] = rowOf(tensor);
-    const most = Math.max(1, Math.floor(PIECE / 2 / bytes));
-    for (let done = 0; done < rows; done += most) {
-      const count = Math.min(most, rows - done);
-      const data = await tensor.read((row + done) * width, count * width);
-      const part = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
-      if (filled + part.length > piece.length) {
-        yield piece.subarray(0, filled);
-        piece = new Uint8Array(Math.max(PIECE, part.length));
-        filled = 0;
-      }
-      piece.set(part, filled);
-      filled += part.length;
-    }
+/** A run's bytes, in pieces of whole blocks but for the last one; a piece is read while the one before it is written. */
+async function* pieces(run: RowRun): AsyncGenerator<Uint8Array, void, undefined> {
+  const { tensor } = run;
+  const { offset, elements, bytes } = spanOf(run);
+  const [unit, unitBytes] = tensor.dtype === "q8" ? [tensor.shape.at(-1)!, tensor.rowBytes] : [1, bytes / elements];
+  const whole = blockBytes / common(blockBytes, unitBytes); // units that fill blocks to the byte
+  const step = unit * whole * Math.max(1, Math.floor(PIECE / (whole * unitBytes)));
+  const read = (done: number) => {
+    const data = tensor.read(offset + done, Math.min(step, elements - done));
+    data.catch(() => {}); // awaited in its turn
+    return data;
+  };
+  let coming = read(0);
+  for (let done = 0; done < elements; done += step) {
+    const data = await coming;
+    if (done + step < elements) coming = read(done + step);
+    yield new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
   }
-  if (filled > 0) yield piece.subarray(0, filled);
+}
+
+/** The greatest common divisor. */
+function common(a: number, b: number): number {
+  return b === 0 ? a : common(b, a % b);
 }
 
 /** Opens a saved file and holds it against a model and a policy. Errors: FormatError that says what does not fit. */
 export async function openSaved(path: string, model: LoadedModel, policy: Policy): Promise<SavedFile<SessionFacts>> {
-  const file = await SavedFile.open<SessionFacts>(path);
-  try {
-    checkFacts(path, file.facts, await identityOf(model, policy), model.shape.vocab, model.shape.layers);
-    return file;
-  } catch (error) {
-    await file.close();
-    throw error;
-  }
+  const file = await readSaved<SessionFacts>(path);
+  checkFacts(path, file.facts, await identityOf(model, policy), model.shape.vocab, model.shape.layers);
+  return file;
 }
 
 /** Fills a new session from a file. What was filled is void when this throws. */
 export async function fill(file: SavedFile<SessionFacts>, session: Saveable, onProgress?: OnProgress): Promise<void> {
   const runs = session.runs();
-  const total = runs.reduce((sum, { tensor, rows }) => sum + rows * rowOf(tensor)[1], 0);
-  const found = file.pieces.reduce((sum, { bytes }) => sum + bytes, 0);
-  if (found !== total) throw new FormatError(file.path, `it has ${found} bytes of rows and state, want ${total}`);
-  let [at, row, done] = [0, 0, 0];
-  for await (const piece of file.read()) {
-    for (let taken = 0; taken < piece.length;) {
-      const run = runs[at];
-      const [width, bytes] = rowOf(run.tensor);
-      const count = Math.min(run.rows - row, Math.floor((piece.length - taken) / bytes));
-      if (run.rows > row && count === 0) throw new FormatError(file.path, "a piece ends within a row");
-      if (count > 0) run.tensor.write(piece.subarray(taken, taken + count * bytes), (run.row + row) * width);
-      taken += count * bytes;
-      row += count;
-      if (row === run.rows) [at, row] = [at + 1, 0];
-    }
-    done += piece.length;
-    await runs[0].tensor.read(0, 1); // what was written has arrived: the queue holds one piece at most
-    onProgress?.({ stage: "restore", done, total, unit: "bytes" });
+  const spans = runs.map(spanOf);
+  const total = spans.reduce((sum, { bytes }) => sum + bytes, 0);
+  const odd = spans.findIndex(({ bytes }, i) => file.parts[i]?.bytes !== bytes);
+  if (odd >= 0 || spans.length !== file.parts.length) {
+    const found = file.parts.reduce((sum, { bytes }) => sum + bytes, 0);
+    throw new FormatError(file.path, `it has ${count(found)} bytes of rows and state in ${file.parts.length} parts, want ${count(total)}`);
   }
+  const { device } = session.model;
+  using mapped = device.file(file.path);
+  using arena = device.arena(4 * file.sums.length + (1 << 20));
+  const sums = arena.tensor("u32", [file.sums.length]);
+  sums.commit(1);
+  let [done, ahead, waiting] = [0, 0, 0];
+  for (const [i, { tensor }] of runs.entries()) {
+    const { offset, elements, bytes } = spans[i];
+    const { at, sum } = file.parts[i];
+    (tensor.host as Arena).load(tensor, offset, elements, mapped, at, sums, sum);
+    done += bytes;
+    ahead += bytes;
+    if (ahead < AHEAD && ++waiting < MOST_RUNS && i < runs.length - 1) continue;
+    await tensor.read(offset, Math.min(elements, tensor.dtype === "q8" ? tensor.shape.at(-1)! : 1));
+    onProgress?.({ stage: "restore", done, total, unit: "bytes" });
+    [ahead, waiting] = [0, 0];
+  }
+  checkSums(file, await sums.read() as Uint32Array);
 }
 
-/** Elements and bytes of one row. */
-function rowOf(tensor: Tensor): [width: number, bytes: number] {
-  return tensor.shape.length === 1 ? [1, 4] : [tensor.shape.at(-1)!, tensor.rowBytes];
+/** A run as elements of its tensor, and their bytes. */
+function spanOf({ tensor, row, rows }: RowRun): { offset: number; elements: number; bytes: number } {
+  const [width, rowBytes] = tensor.shape.length === 1 ? [1, 4] : [tensor.shape.at(-1)!, tensor.rowBytes];
+  return { offset: row * width, elements: rows * width, bytes: rows * rowBytes };
 }

@@ -1,53 +1,96 @@
 /**
- * The file of a saved session: bytes in pieces, then a footer in JSON that says what they are, each with its checksum. Nothing is taken from
- * a file before its checksum was seen to hold; nothing stands under a file's name before it is whole.
+ * The file of a saved session: a body in parts, the CRC-32C of every 16 KiB of each part, and a footer in JSON, which a SHA-256 seals
+ * together with the sums. Nothing is used of a file before its checksums were seen to hold; nothing stands under a file's name before it is
+ * whole.
  *
- *     "recallkv" | pieces | footer | SHA-256 of the footer (32 bytes) | footer's length (8) | "recallkv"
+ *     "recallkv" | parts | sums (u32 each) | footer | SHA-256 of sums and footer (32 bytes) | footer's length (8) | "recallkv"
  */
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
-import { Buffer } from "node:buffer";
+import { createHash } from "node:crypto";
+import { blockBytes, checksums } from "./device.ts";
 import { count } from "./format.ts";
 import { FormatError } from "./formats/checkpoint.ts";
 
 const MAGIC = new TextEncoder().encode("recallkv");
 const TAIL = 32 + 8 + MAGIC.length;
 const MOST_FOOTER = 256 << 20;
-/** Pieces that are read and checked at a time. */
-const AHEAD = 4;
-
-interface Piece {
-  readonly bytes: number;
-  readonly sha256: string;
-}
+/** Bytes that are gathered before they are written. */
+const GATHERED = 4 << 20;
 
 interface Footer<Facts> {
-  readonly version: 1;
+  readonly version: 2;
   readonly facts: Facts;
-  readonly pieces: readonly Piece[];
+  /** Bytes of each part. */
+  readonly parts: readonly number[];
 }
 
-async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>> {
-  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+/** Checksums of a part. */
+const blocksOf = (bytes: number) => Math.ceil(bytes / blockBytes);
+
+/** Gathers what is written into large pieces; one is on its way while the next is filled. */
+class Writer {
+  #filling = new Uint8Array(GATHERED);
+  #spare = new Uint8Array(GATHERED);
+  #filled = 0;
+  #writing: Promise<void> = Promise.resolve();
+
+  constructor(private readonly file: FileHandle) {}
+
+  async write(bytes: Uint8Array): Promise<void> {
+    for (let done = 0; done < bytes.length;) {
+      const take = Math.min(bytes.length - done, GATHERED - this.#filled);
+      this.#filling.set(bytes.subarray(done, done + take), this.#filled);
+      this.#filled += take;
+      done += take;
+      if (this.#filled === GATHERED) await this.#send();
+    }
+  }
+
+  async end(): Promise<void> {
+    await this.#send();
+    await this.#writing;
+  }
+
+  async #send(): Promise<void> {
+    const full = this.#filling.subarray(0, this.#filled);
+    await this.#writing;
+    this.#writing = writeAll(this.file, full);
+    this.#writing.catch(() => {}); // awaited by the next one, or by end
+    [this.#filling, this.#spare, this.#filled] = [this.#spare, this.#filling, 0];
+  }
 }
 
-const hex = (bytes: Uint8Array<ArrayBuffer>) => Buffer.from(bytes).toString("hex");
+async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
+  for (let done = 0; done < bytes.length;) done += (await file.write(bytes, done, bytes.length - done)).bytesWritten;
+}
 
-/** Writes pieces and facts beside `path`, and renames the file into place. */
-export async function writeSaved(path: string, facts: unknown, pieces: AsyncIterable<Uint8Array<ArrayBuffer>>): Promise<void> {
+/** Writes parts and facts beside `path`, and renames the file into place. A part comes in pieces of whole blocks, but for its last one. */
+export async function writeSaved(path: string, facts: unknown, parts: Iterable<AsyncIterable<Uint8Array>>): Promise<void> {
   const draft = `${path}.${crypto.randomUUID()}`;
   const file = await open(draft, "wx");
   try {
-    const written: Piece[] = [];
-    await file.write(MAGIC);
-    for await (const bytes of pieces) {
-      const [sum] = await Promise.all([sha256(bytes), file.write(bytes)]);
-      written.push({ bytes: bytes.length, sha256: hex(sum) });
+    const out = new Writer(file);
+    const [sums, sizes]: [Uint8Array[], number[]] = [[], []];
+    await out.write(MAGIC);
+    for (const part of parts) {
+      let size = 0;
+      for await (const bytes of part) {
+        sums.push(new Uint8Array(checksums(bytes).buffer));
+        size += bytes.length;
+        await out.write(bytes);
+      }
+      sizes.push(size);
     }
-    const footer = new TextEncoder().encode(JSON.stringify({ version: 1, facts, pieces: written } satisfies Footer<unknown>));
-    await file.write(footer);
-    await file.write(await sha256(footer));
-    await file.write(new Uint8Array(new BigUint64Array([BigInt(footer.length)]).buffer));
-    await file.write(MAGIC);
+    const footer = new TextEncoder().encode(JSON.stringify({ version: 2, facts, parts: sizes } satisfies Footer<unknown>));
+    const seal = createHash("sha256");
+    for (const bytes of [...sums, footer]) {
+      seal.update(bytes);
+      await out.write(bytes);
+    }
+    await out.write(seal.digest());
+    await out.write(new Uint8Array(new BigUint64Array([BigInt(footer.length)]).buffer));
+    await out.write(MAGIC);
+    await out.end();
     await file.sync();
     await file.close();
     await rename(draft, path);
@@ -58,62 +101,47 @@ export async function writeSaved(path: string, facts: unknown, pieces: AsyncIter
   }
 }
 
-/** A saved file that was opened: its facts are verified, its pieces are as they are read. Errors: FormatError. */
-export class SavedFile<Facts> {
-  private constructor(readonly path: string, private readonly file: FileHandle, private readonly footer: Footer<Facts>) {}
+/** What a saved file says of itself; its seal was seen to hold. */
+export interface SavedFile<Facts> {
+  readonly path: string;
+  readonly facts: Facts;
+  /** Where each part lies. */
+  readonly parts: readonly Part[];
+  /** Of all parts, one after the other. */
+  readonly sums: Uint32Array;
+}
 
-  static async open<Facts>(path: string): Promise<SavedFile<Facts>> {
-    const file = await open(path).catch((error) => {
-      throw new FormatError(path, error.code === "ENOENT" ? "there is no such file" : String(error.message));
-    });
-    try {
-      return new SavedFile(path, file, await readFooter<Facts>(path, file));
-    } catch (error) {
-      await file.close();
-      throw error;
-    }
-  }
+interface Part {
+  /** First byte of the file. */
+  readonly at: number;
+  readonly bytes: number;
+  /** First of its sums. */
+  readonly sum: number;
+}
 
-  get facts(): Facts {
-    return this.footer.facts;
-  }
-
-  get pieces(): readonly { readonly bytes: number }[] {
-    return this.footer.pieces;
-  }
-
-  /** The pieces in order. A few are read and checked while the caller is busy with one. */
-  async *read(): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
-    const { pieces } = this.footer;
-    let [at, begun] = [MAGIC.length, 0];
-    const coming: Promise<Uint8Array<ArrayBuffer>>[] = [];
-    const begin = () => {
-      const place = begun++;
-      const { bytes, sha256: want } = pieces[place];
-      const piece = this.#piece(place, at, bytes, want);
-      at += bytes;
-      piece.catch(() => {}); // awaited in its turn, unless one before it throws
-      coming.push(piece);
-    };
-    while (begun < pieces.length || coming.length > 0) {
-      while (begun < pieces.length && coming.length < AHEAD) begin();
-      yield await coming.shift()!;
-    }
-  }
-
-  async #piece(place: number, from: number, length: number, want: string): Promise<Uint8Array<ArrayBuffer>> {
-    const bytes = new Uint8Array(length);
-    await readAll(this.path, this.file, bytes, from);
-    if (hex(await sha256(bytes)) === want) return bytes;
-    throw new FormatError(this.path, `piece ${place} of ${this.pieces.length} is not what was saved (checksum)`);
-  }
-
-  async close(): Promise<void> {
-    await this.file.close();
+/** Opens a saved file; the parts are as they are read. Errors: FormatError. */
+export async function readSaved<Facts>(path: string): Promise<SavedFile<Facts>> {
+  const file = await open(path).catch((error) => {
+    throw new FormatError(path, error.code === "ENOENT" ? "there is no such file" : String(error.message));
+  });
+  try {
+    return await readFooter<Facts>(path, file);
+  } finally {
+    await file.close();
   }
 }
 
-async function readFooter<Facts>(path: string, file: FileHandle): Promise<Footer<Facts>> {
+/** Holds sums of what has arrived against those of the file. Errors: FormatError that says which bytes. */
+export function checkSums(file: SavedFile<unknown>, found: Uint32Array): void {
+  const wrong = file.sums.findIndex((sum, i) => sum !== found[i]);
+  if (wrong < 0) return;
+  const part = file.parts.findLast(({ sum, bytes }) => sum <= wrong && bytes > 0)!;
+  const from = part.at + (wrong - part.sum) * blockBytes;
+  const to = Math.min(from + blockBytes, part.at + part.bytes);
+  throw new FormatError(file.path, `bytes ${count(from)} to ${count(to)} are not what was saved (checksum)`);
+}
+
+async function readFooter<Facts>(path: string, file: FileHandle): Promise<SavedFile<Facts>> {
   const { size } = await file.stat();
   const ends = MAGIC.length + TAIL;
   if (size < ends) throw new FormatError(path, `it has ${count(size)} bytes, want at least ${ends} (is it a saved session, and whole?)`);
@@ -128,14 +156,39 @@ async function readFooter<Facts>(path: string, file: FileHandle): Promise<Footer
   }
   const bytes = new Uint8Array(length);
   await readAll(path, file, bytes, size - TAIL - length);
-  if (!same(await sha256(bytes), tail.subarray(0, 32))) throw new FormatError(path, "its footer is not what was saved (checksum)");
-  const footer = JSON.parse(new TextDecoder().decode(bytes)) as Footer<Facts>;
-  if (footer.version !== 1) throw new FormatError(path, `it is of version ${footer.version}, want 1`);
-  const held = footer.pieces.reduce((sum, piece) => sum + piece.bytes, 0);
-  if (held !== size - ends - length) {
-    throw new FormatError(path, `its pieces have ${count(held)} bytes, want ${count(size - ends - length)}`);
+  const footer = parse<Facts>(path, bytes);
+  let [at, sum] = [MAGIC.length, 0];
+  const parts = footer.parts.map((bytes): Part => {
+    const part = { at, bytes, sum };
+    at += bytes;
+    sum += blocksOf(bytes);
+    return part;
+  });
+  if (!Number.isSafeInteger(at) || at + 4 * sum + length + TAIL !== size) {
+    throw new FormatError(path, `its parts end at byte ${count(at)} of ${count(size)}, which leaves no room for what follows them`);
   }
-  return footer;
+  const sums = new Uint8Array(4 * sum);
+  await readAll(path, file, sums, at);
+  const seal = createHash("sha256").update(sums).update(bytes).digest();
+  if (!same(seal, tail.subarray(0, 32))) throw new FormatError(path, "its footer is not what was saved (checksum)");
+  return { path, facts: footer.facts, parts, sums: new Uint32Array(sums.buffer) };
+}
+
+/** A footer whose seal is still to be looked at: what is no footer at all was damaged. */
+function parse<Facts>(path: string, bytes: Uint8Array): Footer<Facts> {
+  let footer: Partial<Footer<Facts>> | null = null;
+  try {
+    footer = JSON.parse(new TextDecoder().decode(bytes));
+  } catch {
+    // said below
+  }
+  if (!Array.isArray(footer?.parts) || footer.parts.some((part) => !Number.isInteger(part) || part < 0)) {
+    if (typeof footer?.version === "number" && footer.version !== 2) {
+      throw new FormatError(path, `it is of version ${footer.version}, want 2`);
+    }
+    throw new FormatError(path, "its footer is not what was saved (checksum)");
+  }
+  return footer as Footer<Facts>;
 }
 
 async function readAll(path: string, file: FileHandle, bytes: Uint8Array, at: number): Promise<void> {

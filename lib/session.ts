@@ -260,8 +260,6 @@ export class Session {
     } catch (error) {
       session?.[Symbol.dispose]();
       throw error;
-    } finally {
-      await file.close();
     }
   }
 

@@ -76,12 +76,15 @@ typedef struct {
 
 /* ---- queue.c: one queue per device ---- */
 
-typedef enum { ENTRY_OP, ENTRY_WRITE, ENTRY_READ, ENTRY_FENCE, ENTRY_REPLAY, ENTRY_RELEASE, ENTRY_DISCARD, ENTRY_FREE_ARENA, ENTRY_FREE_TAPE, ENTRY_FREE_FILE, ENTRY_STOP } rkv_entry_kind;
+typedef enum { ENTRY_OP, ENTRY_WRITE, ENTRY_READ, ENTRY_FENCE, ENTRY_LOAD, ENTRY_REPLAY, ENTRY_RELEASE, ENTRY_DISCARD, ENTRY_FREE_ARENA, ENTRY_FREE_TAPE, ENTRY_FREE_FILE, ENTRY_STOP } rkv_entry_kind;
 
 #define RKV_ARGS 448 /* bytes of the largest op; the assertions below hold it */
 #define X(name) _Static_assert(sizeof(rkv_##name##_args) <= RKV_ARGS, "RKV_ARGS is too small for " #name);
 RKV_OPS(X)
 #undef X
+/* Bytes of a mapped file on their way to a tensor. */
+typedef struct { uint8_t *to; const uint8_t *from; size_t bytes; uint32_t *sums; } rkv_load;
+
 typedef struct rkv_entry {
   rkv_arena_object *arena;
   rkv_entry_kind kind;
@@ -90,6 +93,7 @@ typedef struct rkv_entry {
     _Alignas(16) uint8_t args[RKV_ARGS];
     struct { void *to; size_t bytes; void *staging; uint8_t inlined[RKV_ARGS - 32]; } copy; /* staging NULL: the bytes are inlined */
     struct { void *begin; size_t bytes, stride; int32_t planes; } release;
+    rkv_load load;
     struct rkv_tape *tape;
     void *object;
   } as;
@@ -142,6 +146,8 @@ typedef struct rkv_backend {
   int32_t kind;
   /* Runs an op to its end. 0, or a negative code and its sentence in arena->fault. */
   int32_t (*run)(void *state, rkv_arena_object *arena, int32_t op, const void *args);
+  /* The same for a kernel that is no op; NULL where memory is remote. */
+  int32_t (*share)(void *state, rkv_arena_object *arena, const rkv_kernel *kernel, const void *args);
   size_t (*packed_bytes)(void *state, int32_t type, int32_t rows, int32_t cols);
   void (*describe)(void *state, char *text, size_t bytes);
   void (*close)(void *state);
@@ -168,6 +174,8 @@ void rkv_job_finish(rkv_device *device, int32_t job, int32_t code); /* any threa
 /* An entry to be filled, or NULL with a sentence when no more than `kept` places are free (RKV_KEPT for ops); then rkv_queue_give. */
 rkv_entry *rkv_queue_entry(rkv_device *device, int32_t kept, const char *action);
 void rkv_queue_give(rkv_device *device);
+/* Elements [offset, offset + count) of a tensor as bytes; whole rows for RKV_Q8. 0, or a refusal. */
+int32_t rkv_span_of(rkv_tensor_object *tensor, int32_t offset, int64_t count, const char *action, uint8_t **begin, size_t *bytes);
 int32_t rkv_refuse_recording(const rkv_arena_object *arena, const char *action); /* 0, or RKV_RECORDING */
 
 /* ---- memory.c ---- */
@@ -181,12 +189,19 @@ void rkv_arena_free(rkv_arena_object *arena);
 void rkv_arena_close(rkv_arena_object *arena);
 void rkv_file_close(rkv_file_object *file);
 
+/* ---- crc.c, load.c: saved tensors ---- */
+
+#define RKV_BLOCK ((size_t)16 << 10) /* bytes of a block, which has a checksum of its own */
+void rkv_crc(uint32_t *sums, const uint8_t *data, size_t bytes); /* of each block, the last one of what is left */
+extern const rkv_kernel rkv_load_kernel;                         /* args: rkv_load */
+void rkv_load_remote(rkv_device *device, rkv_arena_object *arena, const rkv_load *load);
+
 /* ---- pool.c, dispatch.c: the CPU ---- */
 
 typedef struct rkv_pool rkv_pool;
 rkv_pool *rkv_pool_new(const rkv_cpu *cpu, int32_t threads);
 void rkv_pool_close(rkv_pool *pool);
-int32_t rkv_pool_run(rkv_pool *pool, rkv_arena_object *arena, int32_t op, const void *args);
+int32_t rkv_pool_run(rkv_pool *pool, rkv_arena_object *arena, const char *name, const rkv_kernel *kernel, const void *args);
 const rkv_cpu *rkv_pool_cpu(const rkv_pool *pool);
 int32_t rkv_pool_threads(const rkv_pool *pool);
 

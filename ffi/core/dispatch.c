@@ -48,14 +48,19 @@ int32_t rkv_isas(uint8_t *text, uint32_t bytes) {
 
 /* ---- the CPU as a backend ---- */
 
-static int32_t cpu_run(void *pool, rkv_arena_object *arena, int32_t op, const void *args) { return rkv_pool_run(pool, arena, op, args); }
+static int32_t cpu_run(void *pool, rkv_arena_object *arena, int32_t op, const void *args) {
+  return rkv_pool_run(pool, arena, rkv_op_names[op], &rkv_pool_cpu(pool)->kernels[op], args);
+}
+static int32_t cpu_share(void *pool, rkv_arena_object *arena, const rkv_kernel *kernel, const void *args) {
+  return rkv_pool_run(pool, arena, "core", kernel, args);
+}
 static size_t cpu_packed_bytes(void *pool, int32_t type, int32_t rows, int32_t cols) { return rkv_pool_cpu(pool)->packed_bytes(type, rows, cols); }
 static void cpu_describe(void *pool, char *text, size_t bytes) {
   int32_t threads = rkv_pool_threads(pool);
   snprintf(text, bytes, "cpu %s, %d thread%s", rkv_pool_cpu(pool)->name, threads, threads == 1 ? "" : "s");
 }
 static void cpu_close(void *pool) { rkv_pool_close(pool); }
-static const rkv_backend cpu_backend = {.kind = RKV_CPU, .run = cpu_run, .packed_bytes = cpu_packed_bytes, .describe = cpu_describe, .close = cpu_close};
+static const rkv_backend cpu_backend = {.kind = RKV_CPU, .run = cpu_run, .share = cpu_share, .packed_bytes = cpu_packed_bytes, .describe = cpu_describe, .close = cpu_close};
 
 int32_t rkv_open(int32_t kind, int32_t threads, int32_t isa) {
   if (kind == RKV_CUDA) return rkv_cuda_open();

@@ -146,8 +146,7 @@ static void wait_done(rkv_pool *p, int32_t pieces) {
   }
 }
 
-int32_t rkv_pool_run(rkv_pool *p, rkv_arena_object *arena, int32_t op, const void *args) {
-  const rkv_kernel *kernel = &p->cpu->kernels[op];
+int32_t rkv_pool_run(rkv_pool *p, rkv_arena_object *arena, const char *name, const rkv_kernel *kernel, const void *args) {
   p->kernel = kernel;
   p->args = args;
   p->arena = arena;
@@ -157,7 +156,7 @@ int32_t rkv_pool_run(rkv_pool *p, rkv_arena_object *arena, int32_t op, const voi
     int32_t pieces = kernel->pieces(args, stage);
     if (pieces == RKV_DONE) return 0;
     if (pieces < 0) {
-      snprintf(arena->fault, sizeof arena->fault, "Cannot run %s: %s", rkv_op_names[op], kernel->fault ? kernel->fault : "its numbers do not fit");
+      snprintf(arena->fault, sizeof arena->fault, "Cannot run %s: %s", name, kernel->fault ? kernel->fault : "its numbers do not fit");
       return pieces;
     }
     p->stage = stage;

@@ -59,6 +59,13 @@ void rkv_job_finish(rkv_device *d, int32_t number, int32_t code) {
   rkv_os_write(d->pipe[1], pair, sizeof pair);
 }
 
+static void run_load(rkv_device *d, rkv_arena_object *arena, const rkv_load *load) {
+  if (atomic_load(&arena->poisoned)) return;
+  if (atomic_load(&arena->cancel)) arena->cut = true;
+  else if (d->backend->remote != NULL) rkv_load_remote(d, arena, load);
+  else if (d->backend->share(d->state, arena, &rkv_load_kernel, load) != 0) arena->cut = true; /* nothing but a cancel ends it early */
+}
+
 static void run_op(rkv_device *d, rkv_arena_object *arena, int32_t op, const void *args) {
   if (atomic_load(&arena->poisoned)) return;
   int32_t code = atomic_load(&arena->cancel) ? RKV_CANCELLED : d->backend->run(d->state, arena, op, args);
@@ -110,6 +117,9 @@ static void run_entry(rkv_device *d, rkv_entry *e) {
       rkv_job_finish(d, e->op, code_of(e->arena));
       break;
     }
+    case ENTRY_LOAD:
+      run_load(d, e->arena, &e->as.load);
+      break;
     case ENTRY_FENCE:
       if (remote != NULL) remote->read(d->state, e->arena, e->op, NULL, NULL, 0, code_of(e->arena));
       else rkv_job_finish(d, e->op, code_of(e->arena));
@@ -268,8 +278,7 @@ int32_t rkv_fence(int32_t handle) {
   return number;
 }
 
-/* Elements [offset, offset + count) of a tensor as bytes; whole rows for RKV_Q8. */
-static int32_t span_of(rkv_tensor_object *tensor, int32_t offset, int64_t count, const char *action, uint8_t **begin, size_t *bytes) {
+int32_t rkv_span_of(rkv_tensor_object *tensor, int32_t offset, int64_t count, const char *action, uint8_t **begin, size_t *bytes) {
   const rkv_view *v = &tensor->view;
   int32_t width = v->dtype == RKV_Q8 ? v->shape[v->rank - 1] : 1;
   size_t unit = rkv_row_bytes(v->dtype, width);
@@ -295,7 +304,7 @@ int32_t rkv_write(int32_t handle, int32_t offset, const uint8_t *data, uint32_t 
   if (bytes % unit != 0) return rkv_refuse(RKV_RANGE, "Cannot %s: %u bytes are no whole number of elements of %llu bytes", action, bytes, (unsigned long long)unit);
   uint8_t *to;
   size_t length;
-  if (span_of(tensor, offset, (int64_t)(bytes / unit) * width, action, &to, &length) != 0) return RKV_RANGE;
+  if (rkv_span_of(tensor, offset, (int64_t)(bytes / unit) * width, action, &to, &length) != 0) return RKV_RANGE;
   if (length == 0) return 0;
   rkv_entry *entry = rkv_queue_entry(arena->device, RKV_KEPT, action);
   if (entry == NULL) return RKV_LIMIT;
@@ -321,7 +330,7 @@ int32_t rkv_read(int32_t handle, int32_t offset, int32_t count) {
   if (rkv_refuse_recording(arena, action) != 0) return RKV_RECORDING;
   uint8_t *from;
   size_t bytes;
-  if (span_of(tensor, offset, count, action, &from, &bytes) != 0) return RKV_RANGE;
+  if (rkv_span_of(tensor, offset, count, action, &from, &bytes) != 0) return RKV_RANGE;
   if (bytes == 0) return rkv_refuse(RKV_RANGE, "Cannot %s: no element is wanted, want one or more", action);
   rkv_entry *entry = rkv_queue_entry(arena->device, 0, action);
   if (entry == NULL) return RKV_LIMIT;

@@ -91,6 +91,11 @@ describe("a saved session", () => {
       changed[at] ^= 1;
       await refused(changed, sentence);
     }
+    for (let at = 0; at < bytes.length; at += Math.floor(bytes.length / 60)) {
+      const changed = bytes.slice();
+      changed[at] ^= 1 << (at % 8);
+      await refused(changed, "");
+    }
     for (const length of [0, 40, 1000, bytes.length - 1]) await refused(bytes.slice(0, length), length < 56 ? "at least" : "");
     await assertRejects(
       () => model.restore(files.file("none.recall", "").replace("none", "nothing"), { kv: clusters() }),
