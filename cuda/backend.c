@@ -112,7 +112,7 @@ static void close_device(void *state) {
 
 static const rkv_remote remote = {
   .reserve = rkv_cuda_reserve, .unreserve = rkv_cuda_unreserve, .commit = rkv_cuda_commit, .disclaim = rkv_cuda_disclaim, .release = rkv_cuda_release,
-  .memory = rkv_cuda_memory, .write = rkv_cuda_write, .read = rkv_cuda_read, .replay = replay, .forget = forget,
+  .memory = rkv_cuda_memory, .write = rkv_cuda_write, .read = rkv_cuda_read, .replay = replay, .forget = forget, .settle = rkv_cuda_settle,
 };
 static const rkv_backend backend = {.kind = RKV_CUDA, .run = run, .packed_bytes = packed_bytes, .describe = describe, .close = close_device, .remote = &remote};
 

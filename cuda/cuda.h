@@ -64,6 +64,7 @@ void rkv_cuda_memory(void *state, int64_t *total, int64_t *available);
 bool rkv_transfer_start(rkv_cuda *c);
 void rkv_transfer_stop(rkv_cuda *c);
 void rkv_transfer_drain(rkv_cuda *c); /* until no job waits for the finisher */
+void rkv_cuda_settle(void *state);
 void rkv_cuda_write(void *state, rkv_arena_object *arena, void *to, const void *from, size_t bytes);
 void rkv_cuda_read(void *state, rkv_arena_object *arena, int32_t job, void *to, const void *from, size_t bytes, int32_t code);
 /* Poisons an arena, once. */

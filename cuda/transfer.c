@@ -76,6 +76,12 @@ static void wait_for(rkv_cuda *c, uint64_t most) {
 
 void rkv_transfer_drain(rkv_cuda *c) { wait_for(c, 1); }
 
+void rkv_cuda_settle(void *state) {
+  rkv_cuda *c = state;
+  cuCtxSetCurrent(c->context);
+  (void)cuStreamSynchronize(c->stream); /* a failure is told by the next job */
+}
+
 void rkv_cuda_write(void *state, rkv_arena_object *arena, void *to, const void *from, size_t bytes) {
   rkv_cuda *c = state;
   CUresult result = 0;

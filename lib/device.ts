@@ -169,6 +169,9 @@ export class Tape {
   }
 }
 
+/** How often each op ran, and how long it took in all. */
+export type OpTimes = Readonly<Record<string, { readonly runs: number; readonly seconds: number }>>;
+
 /** Tensors, weights and tapes that live and die together. */
 export class Arena implements TensorHost {
   #closed = false;
@@ -251,6 +254,27 @@ export class Arena implements TensorHost {
   /** Enqueues the filling of `count` elements with a file's bytes from `at` on; `sums` gets their checksums, from element `first` on. */
   load(tensor: Tensor, offset: number, count: number, file: MappedFile, at: number, sums: Tensor, first: number): void {
     this.lib.call("load", this.lib.fn.rkv_load_rows(sums.handle, first, tensor.handle, offset, count, file.handle, BigInt(at)));
+  }
+
+  /** Starts or stops adding up the time of each op. On a GPU steps are then run op by op. */
+  clock(on: boolean): void {
+    this.lib.call("clock", this.lib.fn.rkv_clock(this.handle, on ? 1 : 0));
+  }
+
+  /** Runs and seconds of each op that ran while the clock went; the last ones after a fence. */
+  times(): OpTimes {
+    const times = new BigInt64Array(128);
+    const count = this.lib.call("times", this.lib.fn.rkv_times(this.handle, times));
+    const entries = Array.from(
+      { length: count },
+      (_, op) => ({ op, runs: Number(times[2 * op]), seconds: Number(times[2 * op + 1]) / 1e9 }),
+    );
+    return Object.fromEntries(entries.filter(({ runs }) => runs > 0).map(({ op, ...time }) => [this.#opName(op), time]));
+  }
+
+  #opName(op: number): string {
+    const name = text((bytes, length) => this.lib.call("opName", this.lib.fn.rkv_op_name(op, bytes, length)));
+    return name.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
   }
 
   write(tensor: Tensor, data: ArrayBufferView, offset: number): void {

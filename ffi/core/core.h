@@ -117,6 +117,8 @@ struct rkv_arena_object {
   rkv_tape *recording;
   void *pages; /* a remote device's own notes on `memory` */
   atomic_int cancel, poisoned;
+  atomic_int timed; /* its ops are timed */
+  _Atomic int64_t *times; /* [ops, 2]: runs and nanoseconds; NULL until it is timed once */
   bool cut; /* the queue's own: an op was left out or cut short since the last job */
   char fault[256]; /* written once, before poisoned is set */
 };
@@ -139,6 +141,7 @@ typedef struct rkv_remote {
   void (*read)(void *state, rkv_arena_object *arena, int32_t job, void *to, const void *from, size_t bytes, int32_t code);
   int32_t (*replay)(void *state, rkv_arena_object *arena, struct rkv_tape *tape); /* as `run` */
   void (*forget)(void *state, struct rkv_tape *tape);                   /* frees tape->recorded */
+  void (*settle)(void *state);                                          /* waits for all work */
 } rkv_remote;
 
 /* What a queue asks of the machine behind it. */

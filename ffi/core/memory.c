@@ -230,5 +230,6 @@ void rkv_arena_free(rkv_arena_object *arena) {
   if (remote_of(arena) != NULL) remote_of(arena)->unreserve(arena->device->state, arena);
   else rkv_os_unreserve(arena->memory, arena->reserved);
   count_memory(arena, -atomic_load(&arena->committed), "close");
+  free((void *)arena->times);
   free(arena);
 }

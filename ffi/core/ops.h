@@ -104,6 +104,8 @@ typedef enum {
   RKV_OP_COUNT
 } rkv_op_id;
 
+_Static_assert(RKV_OP_COUNT <= 64, "rkv_times promises at most 64 ops");
+
 /* Scratch memory of each worker, 64-byte aligned: for what is private to a piece. */
 #define RKV_SCRATCH (1 << 20)
 
