@@ -45,7 +45,7 @@ export {
 } from "./lib/policies/policy.ts";
 export type { Tensor } from "./lib/tensor.ts";
 export type { Bundle, Kernels, LayerHandle, ModelHandle, Optional, RowsHandle, Run } from "./lib/kernels.ts";
-export type { Device } from "./lib/device.ts";
+export type { Device, OpTimes } from "./lib/device.ts";
 export type { Rows } from "./lib/kv/store.ts";
 export type { ModelShape, Rope } from "./lib/models/model.ts";
 export type { EncodeOptions, TextDecoder, Tokenizer } from "./lib/tokenizer/tokenizer.ts";

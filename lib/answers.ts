@@ -1,9 +1,10 @@
 /** Prompts to answers over the slots of a session: a slot that has finished takes the next prompt. */
-import { type FinishReason, type GenerateResult, type GenerateStats, StopText, type TokenLogprob } from "./generation.ts";
-import { attendedRows, bytesPerRow } from "./metrics/attended.ts";
+import { type Answered, type Job, resultOf } from "./answer_stats.ts";
+import { type FinishReason, type GenerateResult, StopText } from "./generation.ts";
+import { handover } from "./handover.ts";
 import { numberIn, shown } from "./options.ts";
 import { checkSampling, type Sampling, samplingOptions } from "./sampling.ts";
-import type { Attended, DecodedToken, DecodeOptions, PrefillOptions, Session } from "./session.ts";
+import type { DecodedToken, DecodeOptions, PrefillOptions, Session } from "./session.ts";
 import type { TextDecoder } from "./tokenizer/tokenizer.ts";
 import type { OnProgress } from "./types.ts";
 
@@ -15,21 +16,15 @@ export interface AnswerOptions extends Sampling {
   stop?: string | number | readonly (string | number)[];
   /** Sees the logits before each choice and may change them. */
   onLogits?: DecodeOptions["onLogits"];
+  /** "ops": `stats` has the time of each op, too. On a GPU steps then wait for each op. */
+  stats?: "ops";
   /** Ends the work early. */
   signal?: AbortSignal;
   /** Is told how far it is. */
   onProgress?: OnProgress;
 }
 
-export const answerOptions: readonly string[] = [...samplingOptions, "maxTokens", "stop", "onLogits", "signal", "onProgress"];
-
-/** A prompt that waits for a slot. */
-export interface Job {
-  readonly index: number;
-  /** What is to be read. */
-  readonly tokens: readonly number[];
-  readonly sampling: Sampling;
-}
+export const answerOptions: readonly string[] = [...samplingOptions, "maxTokens", "stop", "onLogits", "stats", "signal", "onProgress"];
 
 /** A piece of the text of answer `index`. */
 export interface BatchPiece {
@@ -47,23 +42,14 @@ interface Rules {
 }
 
 /** One slot at work. */
-interface Running {
-  readonly job: Job;
-  readonly slot: number;
+interface Running extends Answered {
   readonly decoder: TextDecoder;
   readonly stop: StopText;
-  readonly tokens: number[];
-  readonly logprobs: TokenLogprob[];
-  readonly began: number;
-  readonly held: number;
-  before: Attended | undefined;
-  first: number;
-  text: string;
 }
 
 /** Refuses what makes no sense. Errors: TypeError, RangeError. */
 export function checkAnswer(action: string, options: AnswerOptions, vocab?: number): Rules {
-  const { maxTokens = 256, stop = [], signal, onLogits } = options;
+  const { maxTokens = 256, stop = [], signal, onLogits, stats } = options;
   numberIn(action, "maxTokens", maxTokens, 1, Infinity, true);
   const stops: readonly unknown[] = Array.isArray(stop) ? stop : [stop];
   for (const one of stops) {
@@ -77,6 +63,7 @@ export function checkAnswer(action: string, options: AnswerOptions, vocab?: numb
   if (onLogits !== undefined && typeof onLogits !== "function") {
     throw new TypeError(`Cannot ${action}: onLogits is ${shown(onLogits)}, want a function`);
   }
+  if (stats !== undefined && stats !== "ops") throw new RangeError(`Cannot ${action}: stats is ${shown(stats)}, want "ops"`);
   checkSampling(action, samplingOf(options), vocab);
   return {
     maxTokens,
@@ -92,59 +79,78 @@ export function samplingOf(options: Sampling): Sampling {
 
 /**
  * Answers jobs, some at a time; yields pieces of text, and tells each result when it is known: at the latest when the loop ends, for
- * whatever reason. `keeps`: slots go on from what they hold; else each job begins with an empty one. `onRead`: a prompt has been read.
+ * whatever reason. While one slot reads its prompt, the others go on between its blocks. What a slot holds already of a prompt is not read
+ * again. `onRead`: a prompt has been read.
  */
 export async function* answers(
   session: Session,
   jobs: readonly Job[],
-  options: AnswerOptions & Pick<PrefillOptions, "query"> & { keeps?: boolean; onRead?: () => void },
+  options: AnswerOptions & Pick<PrefillOptions, "query"> & { onRead?: () => void },
   finish: (index: number, result: GenerateResult) => void,
 ): AsyncGenerator<BatchPiece, void, undefined> {
-  const { signal, onLogits, onProgress, query, keeps = false, onRead } = options;
+  const { signal, onLogits, onProgress, query, onRead } = options;
   const rules = checkAnswer("generate", options, session.model.shape.vocab);
   const waiting = [...jobs];
   const running: Running[] = [];
+  let reading: Running | undefined;
   const end = async (one: Running, reason: FinishReason) => {
-    running.splice(running.indexOf(one), 1);
-    finish(one.job.index, await resultOf(session, one, reason));
+    if (running.includes(one)) running.splice(running.indexOf(one), 1);
+    finish(one.job.index, await resultOf(session, one, reason, options.stats));
   };
+  const step = async (): Promise<BatchPiece[]> => {
+    const sampling: Sampling[] = [];
+    for (const { slot, job } of running) sampling[slot] = job.sampling;
+    const chosen: DecodedToken[] = [];
+    const asked = { slots: running.map(({ slot }) => slot), maxTokens: 1, stop: [], sampling, signal, onLogits };
+    for await (const token of session.decode(asked)) chosen.push(token);
+    const pieces: BatchPiece[] = [];
+    for (const token of chosen) {
+      const one = running.find(({ slot }) => slot === token.slot)!;
+      const { text, reason } = take(session, one, token, rules);
+      one.text += text;
+      if (text !== "") pieces.push({ index: one.job.index, text });
+      if (reason) await end(one, reason);
+    }
+    return pieces;
+  };
+  const left = new AbortController();
+  const read = async (one: Running, between?: () => Promise<void>) => {
+    const either = signal ? AbortSignal.any([signal, left.signal]) : left.signal;
+    one.read = await session.prefill(one.job.tokens, { slot: one.slot, signal: either, onProgress, query, reuse: true, between });
+    [one.before, one.timesBefore] = [await session.attended(one.slot), await session.times()];
+    onRead?.();
+  };
+  session.clock(options.stats === "ops" || session.model.device.kind === "cpu");
   try {
     while (waiting.length > 0 || running.length > 0) {
       while (waiting.length > 0 && running.length < session.slots) {
-        const slot = Array.from({ length: session.slots }, (_, s) => s).find((s) => running.every((one) => one.slot !== s))!;
-        if (!keeps) session.reset(slot);
-        const one = begin(session, waiting.shift()!, slot, rules);
+        const one = reading = begin(session, waiting.shift()!, freeSlot(session, running), rules);
+        const between = async (say: (pieces: BatchPiece[]) => Promise<void>) => {
+          if (running.length > 0) await say(await step());
+        };
+        yield* handover<BatchPiece>((say) => read(one, running.length > 0 ? () => between(say) : undefined), () => left.abort());
         running.push(one);
-        await session.prefill(one.job.tokens, { slot, signal, onProgress, query });
-        one.before = await session.attended(slot);
-        onRead?.();
+        reading = undefined;
       }
-      const bySlot: Sampling[] = [];
-      for (const { slot, job } of running) bySlot[slot] = job.sampling;
-      const step = { slots: running.map(({ slot }) => slot), maxTokens: 1, stop: [], sampling: bySlot, signal, onLogits };
-      const chosen: DecodedToken[] = [];
-      for await (const token of session.decode(step)) chosen.push(token);
-      for (const token of chosen) {
-        const one = running.find(({ slot }) => slot === token.slot)!;
-        const { text, reason } = take(session, one, token, rules);
-        one.text += text;
-        if (text !== "") yield { index: one.job.index, text };
-        if (reason) await end(one, reason);
-      }
+      yield* await step();
     }
   } catch (error) {
     if (!signal?.aborted || error !== signal.reason) throw error;
   } finally {
-    for (const one of [...running]) await end(one, "abort");
-    for (const job of waiting) finish(job.index, await resultOf(session, begin(session, job, 0, rules), "abort"));
+    for (const one of reading ? [...running, reading] : [...running]) await end(one, "abort");
+    for (const job of waiting) finish(job.index, await resultOf(session, begin(session, job, 0, rules), "abort", options.stats));
+    session.clock(false);
   }
+}
+
+function freeSlot(session: Session, running: readonly Running[]): number {
+  return Array.from({ length: session.slots }, (_, s) => s).find((s) => running.every(({ slot }) => slot !== s))!;
 }
 
 function begin(session: Session, job: Job, slot: number, { stopTexts }: Rules): Running {
   const decoder = session.model.tokenizer.decoder();
-  const held = session.length(slot);
-  const start = { tokens: [], logprobs: [], before: undefined, first: 0, text: "" };
-  return { job, slot, decoder, stop: new StopText(stopTexts), began: performance.now(), held, ...start };
+  const start = { tokens: [], logprobs: [], read: 0, before: undefined, timesBefore: undefined, first: 0, text: "" };
+  return { job, slot, decoder, stop: new StopText(stopTexts), began: performance.now(), ...start };
 }
 
 /** What a token adds to the text, and whether the answer ends with it. */
@@ -164,33 +170,4 @@ function take(session: Session, one: Running, chosen: DecodedToken, rules: Rules
 /** What still waited to become text. */
 function rest(one: Running): string {
   return one.stop.push(one.decoder.end()) + (one.stop.isStopped ? "" : one.stop.end());
-}
-
-async function resultOf(session: Session, one: Running, finishReason: FinishReason): Promise<GenerateResult> {
-  const { text, tokens, logprobs } = one;
-  const stats = await statsOf(session, one);
-  return { text, tokens, finishReason, stats, ...(one.job.sampling.logprobs ? { logprobs } : {}) };
-}
-
-async function statsOf(session: Session, { slot, job, tokens, began, first, held, before }: Running): Promise<GenerateStats> {
-  const ended = performance.now();
-  const after = await session.attended(slot);
-  const read = attendedRows(session, before ?? after, after);
-  const seconds = first ? (ended - first) / 1000 : 0;
-  return {
-    promptTokens: held + job.tokens.length,
-    readTokens: job.tokens.length,
-    generatedTokens: tokens.length,
-    secondsToFirstToken: first ? (first - began) / 1000 : 0,
-    tokensPerSecond: seconds > 0 ? (tokens.length - 1) / seconds : 0,
-    budget: session.budget,
-    attendedRows: read,
-    bytesPerStep: Math.round(read.total * bytesPerRow(session) + session.selectBytes(slot)),
-    fullBytesPerStep: session.length(slot) * bytesPerRow(session),
-    heldRows: mean(session.rows(slot)),
-  };
-}
-
-function mean(numbers: readonly number[]): number {
-  return numbers.reduce((sum, number) => sum + number, 0) / numbers.length;
 }

@@ -75,8 +75,7 @@ export class Chat {
   /** Reads what was said so far, if the session does not hold it yet. Errors: RangeError past the capacity. */
   async prefill(options: Omit<PrefillOptions, "slot"> = {}): Promise<void> {
     if (this.messages.length === 0) return;
-    const unread = this.#unread(this.#encode(this.messages, false));
-    if (unread.length > 0) await this.#session.prefill(unread, options);
+    await this.#session.prefill(this.#fitting(this.messages, false), { ...options, reuse: true });
   }
 
   /**
@@ -126,8 +125,7 @@ export class Chat {
     finish: (result: GenerateResult) => void,
   ): AsyncGenerator<string, void, undefined> {
     const session = this.#session;
-    const all = this.#encode(messages, true);
-    const unread = this.#unread(all);
+    const tokens = this.#fitting(messages, true);
     const onRead = () => {
       this.#forget();
       this.#beforeAnswer = session.mark();
@@ -135,12 +133,12 @@ export class Chat {
     const sampling = { seed: crypto.getRandomValues(new Uint32Array(1))[0], ...this.#model.checkpoint.sampling, ...samplingOf(options) };
     let result: GenerateResult | undefined;
     try {
-      const job = { index: 0, tokens: unread, sampling };
-      for await (const { text } of answers(session, [job], { ...options, keeps: true, onRead }, (_, made) => result = made)) yield text;
+      const job = { index: 0, tokens, sampling };
+      for await (const { text } of answers(session, [job], { ...options, onRead }, (_, made) => result = made)) yield text;
     } finally {
       if (result) {
         if (result.tokens.length > 0) this.messages = [...messages, { role: "assistant", content: result.text }];
-        finish({ ...result, stats: { ...result.stats, promptTokens: all.length } });
+        finish(result);
       }
     }
   }
@@ -150,30 +148,16 @@ export class Chat {
     this.#beforeAnswer = undefined;
   }
 
-  /**
-   * What of a conversation the session does not hold yet, after going back as far as it must: nowhere where the text goes on, else to
-   * where the last answer began, else to the start.
-   */
-  #unread(all: readonly number[]): readonly number[] {
-    const session = this.#session;
-    if (all.length > session.capacity) {
-      throw new RangeError(
-        `Cannot send: the conversation has ${count(all.length)} tokens but the capacity is ${
-          count(session.capacity)
-        } (pass a larger capacity, or drop messages)`,
-      );
-    }
-    const begins = (held: readonly number[]) => held.length <= all.length && held.every((token, i) => token === all[i]);
-    if (session.length() > 0 && !begins(session.text())) {
-      const back = this.#beforeAnswer;
-      this.#beforeAnswer = undefined;
-      if (back && begins(back.state.tokens)) session.rewind(back);
-      else session.reset();
-    }
-    return all.slice(session.text().length);
-  }
-
-  #encode(messages: readonly ChatMessage[], addGenerationPrompt: boolean): number[] {
-    return this.#template.encode(this.#model.tokenizer, messages, { addGenerationPrompt, variables: this.#variables });
+  /** A conversation as tokens. Errors: RangeError past the capacity. */
+  #fitting(messages: readonly ChatMessage[], addGenerationPrompt: boolean): number[] {
+    const { capacity } = this.#session;
+    const { length } = messages;
+    const all = this.#template.encode(this.#model.tokenizer, messages, { addGenerationPrompt, variables: this.#variables });
+    if (all.length <= capacity) return all;
+    throw new RangeError(
+      `Cannot send: the conversation has ${count(all.length)} tokens in ${count(length)} messages but the capacity is ${
+        count(capacity)
+      } (pass a larger capacity, or drop messages)`,
+    );
   }
 }

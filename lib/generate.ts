@@ -1,5 +1,6 @@
 /** generate(): text in, a stream of text out; what most people use. */
-import { type AnswerOptions, answerOptions, answers, type BatchPiece, checkAnswer, type Job, samplingOf } from "./answers.ts";
+import { type AnswerOptions, answerOptions, answers, type BatchPiece, checkAnswer, samplingOf } from "./answers.ts";
+import type { Job } from "./answer_stats.ts";
 import { count } from "./format.ts";
 import { type GenerateResult, Generation } from "./generation.ts";
 import { defaultModel, load, type LoadedModel, type LoadOptions } from "./model.ts";

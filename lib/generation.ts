@@ -1,4 +1,5 @@
 /** What asking for text gives back: pieces to iterate, and a promise of the whole. */
+import type { OpTimes } from "./device.ts";
 import type { AttendedRows } from "./metrics/attended.ts";
 import type { LikelyToken } from "./sampling.ts";
 
@@ -27,6 +28,17 @@ export interface GenerateStats {
   readonly fullBytesPerStep: number;
   /** Rows held at the end, per head: means over layers. Fewer than tokens where the policy gave some back. */
   readonly heldRows: number;
+  /** Clusters of a KV head at the end: the mean over layers that have some, 0 for policies without. */
+  readonly clusters: number;
+  /** Parts of the device's time from the end of the prompt on; on a GPU only with `stats: "ops"`. Answers made at once share it. */
+  readonly share?: {
+    /** Choosing rows. */
+    readonly select: number;
+    /** Reading them. */
+    readonly attend: number;
+  };
+  /** Time of each op over the same span, where `stats: "ops"` asked for it. */
+  readonly ops?: OpTimes;
 }
 
 /** One token of an answer, where `logprobs` asked for them. */

@@ -17,6 +17,8 @@ export interface Prompt {
   readonly held: SlotState;
   readonly tokens: readonly number[];
   readonly onProgress?: OnProgress;
+  /** Called between blocks, with nothing of this prompt left on the device. */
+  readonly between?: () => Promise<void>;
 }
 
 export class Prefill {
@@ -57,7 +59,7 @@ export class Prefill {
     return { last, finished: await pace.finish() };
   }
 
-  async #chunks({ slot, held, tokens }: Prompt, pace: Pace): Promise<number> {
+  async #chunks({ slot, held, tokens, between }: Prompt, pace: Pace): Promise<number> {
     const { k, block } = this;
     const begin = held.tokens.length;
     let last = 0;
@@ -71,6 +73,9 @@ export class Prefill {
       this.keeper.build(slot, held, false);
       last = count - 1;
       if (!(await pace.advance(count))) break;
+      if (!between || from + count === tokens.length) continue;
+      if (!(await pace.settle())) break;
+      await between();
     }
     return last;
   }
@@ -159,6 +164,12 @@ class Pace {
     this.#report(done);
     this.#previous = this.#fence;
     return true;
+  }
+
+  /** Waits for all that was enqueued. False when the device was told to stop. */
+  async settle(): Promise<boolean> {
+    this.stopped = !(await this.#previous && await this.#fence);
+    return !this.stopped;
   }
 
   async finish(): Promise<boolean> {

@@ -1,11 +1,12 @@
 /** A session: a model, a policy, and the KV rows and step state of one or more slots in one arena. */
+import type { OpTimes } from "./device.ts";
 import type { LoadedModel } from "./model.ts";
 import { RecallError } from "./errors.ts";
 import { Mark } from "./kv/mark.ts";
 import { emptySlot, type SlotState } from "./kv/slot.ts";
 import { full } from "./policies/full.ts";
 import { everyRow, type Policy } from "./policies/policy.ts";
-import type { Recording } from "./recording.ts";
+import { cancellable, feed, readPrompt, sharedTokens } from "./reading.ts";
 import { process } from "./sampling.ts";
 import { fill, openSaved, save } from "./save.ts";
 import type {
@@ -18,7 +19,7 @@ import type {
   SessionOptions,
 } from "./session_options.ts";
 import { SessionRoom, whole } from "./session_room.ts";
-import type { KvDType, OnProgress } from "./types.ts";
+import type { KvDType } from "./types.ts";
 
 export type { Attended, DecodedToken, DecodeOptions, LogitsPlace, PrefillOptions, RestoreOptions, SessionOptions };
 
@@ -40,8 +41,9 @@ export class Session {
   note: unknown;
   readonly #room: SessionRoom;
   readonly #marks = new Set<Mark>();
-  #active: Int32Array;
   #busy: string | null = null;
+  /** The slot whose prompt is interrupted for others. */
+  #reading: number | null = null;
   #closed = false;
 
   /** Made by `LoadedModel.session`. */
@@ -53,7 +55,6 @@ export class Session {
     this.policy = room.policy;
     this.kvDtype = room.kvDtype;
     this.budget = room.budget;
-    this.#active = new Int32Array(room.slots);
   }
 
   /** Tokens that a slot holds. */
@@ -78,25 +79,37 @@ export class Session {
   }
 
   /**
-   * Reads tokens into a slot, after what it already holds. An aborted call throws the signal's reason and leaves the slot as it was.
+   * Reads tokens into a slot, after what it already holds; returns how many of them were read. An aborted call throws the signal's reason and leaves the slot as it was.
    * Errors: RangeError past the capacity, for an unknown token or slot; RecallError `RKV_BUSY`, `RKV_MEMORY`.
    */
-  prefill(tokens: readonly number[], options: PrefillOptions = {}): Promise<void> {
-    const { slot = 0 } = options;
-    const held = this.#slot(slot);
+  prefill(tokens: readonly number[], options: PrefillOptions = {}): Promise<number> {
+    const { slot = 0, signal, onProgress, between } = options;
+    this.#slot(slot);
     return this.#alone("prefill", async () => {
+      const room = this.#room;
+      if (options.reuse) room.checkTokens(tokens, tokens.length);
+      const unread = options.reuse ? this.#goBack(slot, tokens) : tokens;
+      const held = this.#slot(slot);
       const pending = held.next?.token ?? null; // what decode yielded belongs to the text
-      const all = pending === null ? [...tokens] : [pending, ...tokens];
-      this.#room.checkTokens(tokens, held.tokens.length + all.length);
-      if (all.length === 0) return;
-      options.signal?.throwIfAborted();
-      const before = new Mark(this.#room.device, this.#room.device.kernels, slot, held, this.#room.marked, this.#room.layers);
-      const read = options.query === "sparse" ? this.#feed : this.#readPrompt;
+      const all = pending === null ? [...unread] : [pending, ...unread];
+      room.checkTokens(unread, held.tokens.length + all.length);
+      if (all.length === 0 || (options.reuse && unread.length === 0)) return 0;
+      signal?.throwIfAborted();
+      const before = new Mark(room.device, room.device.kernels, slot, held, room.marked, room.layers);
+      const read = options.query === "sparse" ? feed : readPrompt;
       try {
-        const finished = await this.#cancellable(options.signal, () => read.call(this, slot, all, options.onProgress));
-        if (!finished) throw options.signal?.reason;
+        const finished = await cancellable(room, signal, (spare) =>
+          read({
+            room,
+            slot,
+            tokens: all,
+            onProgress,
+            ...(between && { between: () => spare(() => this.#aside(slot, between)) }),
+          }));
+        if (!finished) throw signal?.reason;
         held.answer = held.tokens.length;
-        this.#room.sampler.changed(slot);
+        room.sampler.changed(slot);
+        return unread.length;
       } catch (error) {
         this.#restore(before);
         throw error;
@@ -137,8 +150,9 @@ export class Session {
    */
   async *decode(options: DecodeOptions = {}): AsyncGenerator<DecodedToken, void, undefined> {
     const { maxTokens = Infinity, signal, stop = this.model.shape.eos, onLogits } = options;
-    const slots = options.slots ?? this.#room.held.flatMap(({ next }, slot) => next ? [slot] : []);
+    const slots = options.slots ?? this.#room.held.flatMap(({ next }, slot) => next && slot !== this.#reading ? [slot] : []);
     for (const slot of slots) {
+      if (slot === this.#reading) throw new RangeError(`Cannot decode: slot ${slot} is reading its prompt, want another one`);
       if (!this.#slot(slot).next) throw new RangeError(`Cannot decode: slot ${slot} is empty, want a prefill first`);
     }
     this.#idle("decode");
@@ -153,7 +167,7 @@ export class Session {
         const isFed = (slot: number) => this.#room.held[slot].next!.token !== null;
         const unchosen = onLogits ? running : running.filter((slot) => !isFed(slot));
         const fed = running.filter(isFed);
-        if (fed.length > 0) this.#stepSlots(fed, onLogits ? this.#room.toLogits : this.#room.chosen);
+        if (fed.length > 0) this.#room.stepSlots(fed, onLogits ? this.#room.toLogits : this.#room.chosen);
         if (onLogits) await process(this.#room.logits, running, (slot) => this.#room.held[slot].tokens.length, onLogits);
         for (const slot of unchosen) this.#room.choose(null, slot, 1);
         const [tokens, logprobs, likeliest] = await Promise.all([
@@ -200,15 +214,7 @@ export class Session {
     if (!this.#marks.has(mark)) {
       throw new RangeError("Cannot rewind: this mark is not (or no longer) of this session, want one made before the present place");
     }
-    this.#restore(mark);
-    let later = false;
-    for (const other of [...this.#marks]) {
-      if (other.slot === mark.slot && later) {
-        this.#marks.delete(other);
-        other[Symbol.dispose]();
-      }
-      later ||= other === mark;
-    }
+    this.#rewind(mark);
   }
 
   /** Gives a mark's memory back: one cannot come back to it any more. */
@@ -219,17 +225,7 @@ export class Session {
   /** Empties a slot. */
   reset(slot = 0): void {
     this.#idle("reset");
-    this.#slot(slot);
-    const held = this.#room.held[slot] = emptySlot(this.#room.layers.length);
-    this.#room.sampler.changed(slot);
-    this.#room.memory.reset(slot);
-    this.#room.keeper.write(slot, held);
-    for (const { rows } of this.#room.layers) rows.release(slot, 0);
-    for (const mark of [...this.#marks]) {
-      if (mark.slot !== slot) continue;
-      this.#marks.delete(mark);
-      mark[Symbol.dispose]();
-    }
+    this.#empty(slot);
   }
 
   /**
@@ -255,7 +251,7 @@ export class Session {
       }
       session.note = file.facts.note;
       await fill(file, session.#room, onProgress);
-      session.#active = (await session.#room.state.active.read()) as Int32Array;
+      session.#room.active = (await session.#room.state.active.read()) as Int32Array;
       return session;
     } catch (error) {
       session?.[Symbol.dispose]();
@@ -275,6 +271,23 @@ export class Session {
     return this.#room.selectBytes(slot);
   }
 
+  /** Clusters of a KV head of a slot: the mean over the layers that have some, 0 where none has. */
+  clusters(slot = 0): number {
+    this.#slot(slot);
+    return this.#room.clusters(slot);
+  }
+
+  /** Starts or stops adding up the time of each op, for `times`. On a GPU steps are then run op by op. */
+  clock(on: boolean): void {
+    this.#room.arena.clock(on);
+  }
+
+  /** Runs and seconds of each op that ran while the clock went. */
+  async times(): Promise<OpTimes> {
+    await this.#room.arena.fence();
+    return this.#room.arena.times();
+  }
+
   /** Bytes of memory: what the session has committed. */
   get memory(): number {
     return this.#room.arena.memory().committed;
@@ -288,74 +301,56 @@ export class Session {
     this.#room.arena[Symbol.dispose]();
   }
 
-  async #readPrompt(slot: number, tokens: readonly number[], onProgress: OnProgress | undefined): Promise<boolean> {
-    const k = this.#room.device.kernels;
-    const held = this.#room.held[slot];
-    const { last, finished } = await this.#room.prefill.read({ slot, held, tokens, onProgress });
-    if (!finished) return false;
-    k.copy(this.#room.step.x, slot, this.#room.block.x, last, 1);
-    k.head(this.#room.logits, this.#room.step.x, this.model.weights.ends, null, this.#room.step.work, slot, 1);
-    this.#room.state.position.write(Int32Array.of(held.tokens.length), slot);
-    held.next = { token: null };
-    return await this.#room.arena.fence();
-  }
-
-  /** Token by token through the policy's own reading. */
-  async #feed(slot: number, tokens: readonly number[], onProgress: OnProgress | undefined): Promise<boolean> {
-    const held = this.#room.held[slot];
-    let previous = Promise.resolve(true);
-    this.#room.state.position.write(Int32Array.of(held.tokens.length), slot);
-    for (let i = 0; i < tokens.length; i++) {
-      this.#room.state.token.write(Int32Array.of(tokens[i]), slot);
-      held.next = { token: tokens[i] };
-      this.#stepSlots([slot], this.#room.chosen);
-      if (i % 32 < 31 && i < tokens.length - 1) continue;
-      const fence = this.#room.arena.fence();
-      fence.catch(() => {});
-      if (!(await previous)) return await fence && false;
-      previous = fence;
-      onProgress?.({ stage: "prefill", done: i + 1, total: tokens.length, unit: "tokens" });
-    }
-    return await previous;
-  }
-
-  /** Enqueues one step of the given slots: each feeds the token that waits. */
-  #stepSlots(slots: readonly number[], recording: Recording): void {
-    const active = new Int32Array(this.slots);
-    for (const slot of slots) {
-      const held = this.#room.held[slot];
-      if (held.tokens.length >= this.capacity) this.#room.refuseLength(held.tokens.length + 1);
-      active[slot] = 1;
-      this.#room.keeper.commit(slot, held, 1);
-    }
-    if (active.some((on, slot) => on !== this.#active[slot])) this.#room.state.active.write(active);
-    this.#active = active;
-    recording.run();
-    for (const slot of slots) {
-      const held = this.#room.held[slot];
-      held.tokens.push(held.next!.token!);
-      held.next = { token: null };
-      this.#room.keeper.stepped(held);
-      this.#room.steps[slot]++;
-      this.#room.sampler.fed(slot);
-      this.#room.layers.forEach((_, l) => this.#room.keeper.giveBack(slot, held, l, "step", 0, 0));
-      this.#room.keeper.build(slot, held, true);
-    }
-  }
-
-  /** Runs work that `signal` may cut short; true when it ran to its end. Afterwards nothing of it is on the device any more. */
-  async #cancellable(signal: AbortSignal | undefined, work: () => Promise<boolean>): Promise<boolean> {
-    const cancel = () => this.#room.arena.cancel(true);
-    signal?.addEventListener("abort", cancel, { once: true });
+  /** Runs `between` while a slot is in the middle of its prompt: only decoding the others is allowed in it. */
+  async #aside(slot: number, between: () => Promise<void>): Promise<void> {
+    this.#busy = null;
+    this.#reading = slot;
     try {
-      return await work();
+      await between();
     } finally {
-      signal?.removeEventListener("abort", cancel);
-      if (signal?.aborted) {
-        await this.#room.arena.fence().catch(() => {});
-        this.#room.arena.cancel(false);
-      }
+      this.#busy = "prefill";
+      this.#reading = null;
     }
+  }
+
+  /** What of a text a slot does not hold yet, after it went back to what it shares with it. */
+  #goBack(slot: number, all: readonly number[]): readonly number[] {
+    const text = this.text(slot);
+    const shared = sharedTokens(text, all);
+    if (shared === text.length && (shared < all.length || shared === this.length(slot))) return all.slice(shared);
+    const fits = ({ slot: of, state: { tokens, next } }: Mark) =>
+      of === slot && !next?.token && sharedTokens(tokens, all) === tokens.length;
+    const mark = [...this.#marks].filter(fits).at(-1);
+    const cut = this.#room.canCut ? Math.min(shared, this.#slot(slot).dense, all.length - 1) : 0;
+    if (cut > (mark?.length ?? 0)) {
+      this.#room.cut(slot, cut);
+      this.#forgetAfter(slot, (other) => other.length <= cut);
+    } else if (mark) this.#rewind(mark);
+    else this.#empty(slot);
+    return all.slice(this.text(slot).length);
+  }
+
+  #rewind(mark: Mark): void {
+    this.#restore(mark);
+    const marks = [...this.#marks].filter(({ slot }) => slot === mark.slot);
+    const earlier = marks.slice(0, marks.indexOf(mark) + 1);
+    this.#forgetAfter(mark.slot, (other) => earlier.includes(other));
+  }
+
+  #empty(slot: number): void {
+    const room = this.#room;
+    this.#slot(slot);
+    const held = room.held[slot] = emptySlot(room.layers.length);
+    room.sampler.changed(slot);
+    room.memory.reset(slot);
+    room.keeper.write(slot, held);
+    for (const { rows } of room.layers) rows.release(slot, 0);
+    this.#forgetAfter(slot, () => false);
+  }
+
+  /** Marks of a slot that are not to be kept are void. */
+  #forgetAfter(slot: number, keep: (mark: Mark) => boolean): void {
+    for (const mark of [...this.#marks]) if (mark.slot === slot && !keep(mark)) this.forget(mark);
   }
 
   #restore(mark: Mark): void {
@@ -373,6 +368,9 @@ export class Session {
 
   #idle(action: string): void {
     if (this.#closed) throw new RecallError("RKV_STALE", action, `Cannot ${action}: the session was disposed`);
+    if (this.#reading !== null && action !== "decode") {
+      throw new RecallError("RKV_BUSY", action, `Cannot ${action}: slot ${this.#reading} is reading its prompt, want decode, or nothing`);
+    }
     if (this.#busy) {
       throw new RecallError("RKV_BUSY", action, `Cannot ${action}: the session is busy with ${this.#busy}, want it awaited first`);
     }
@@ -383,10 +381,10 @@ export class Session {
     this.#busy = action;
   }
 
-  async #alone(action: string, work: () => Promise<void>): Promise<void> {
+  async #alone<T>(action: string, work: () => Promise<T>): Promise<T> {
     this.#enter(action);
     try {
-      await work();
+      return await work();
     } finally {
       this.#busy = null;
     }

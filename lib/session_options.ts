@@ -37,6 +37,14 @@ export interface PrefillOptions {
   onProgress?: OnProgress;
   /** "dense": attend every row (default); "sparse": token by token through the policy's own reading, as a generated token would be. */
   query?: "dense" | "sparse";
+  /**
+   * The tokens are the slot's whole text: what it holds of it already is not read again. Where the two texts part, it goes back to the last
+   * mark before that place, or drops what follows where the policy leaves rows in place, or begins anew. An aborted call leaves what the
+   * two texts share.
+   */
+  reuse?: boolean;
+  /** Called between blocks of the prompt: other slots may be decoded meanwhile, and wait no longer than a block takes. */
+  between?: () => Promise<void>;
 }
 
 /** How tokens are decoded. */

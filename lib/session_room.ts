@@ -43,6 +43,8 @@ export class SessionRoom implements Saveable {
   /** What each slot holds, and how many steps it has made. */
   readonly held: SlotState[];
   readonly steps: number[];
+  /** What `state.active` holds. */
+  active: Int32Array;
 
   constructor(readonly model: LoadedModel, options: SessionOptions) {
     const { shape, device } = model;
@@ -94,6 +96,7 @@ export class SessionRoom implements Saveable {
     this.logits = committed(arena, [slots, shape.vocab]);
     this.held = Array.from({ length: slots }, () => emptySlot(layers));
     this.steps = new Array<number>(slots).fill(0);
+    this.active = new Int32Array(slots);
     this.keeper = new RowKeeper(device.kernels, this.layers, this.state);
     this.held.forEach((held, slot) => this.keeper.write(slot, held));
     this.prefill = new Prefill(
@@ -149,6 +152,11 @@ export class SessionRoom implements Saveable {
     return this.layers.every(({ policy }) => policy === everyRow || !(policy.build || policy.giveBack || policy.rowsAfterStep));
   }
 
+  /** Whether a slot may be cut anywhere in what it read as a prompt: the policy keeps nothing but rows, and keeps them in place. */
+  get canCut(): boolean {
+    return this.leavesRows && this.memory.state.length === 0;
+  }
+
   /** Enqueues a copy of what a slot of another room holds, and what the policy makes of it at the end of a prompt. */
   adopt(slot: number, source: SessionRoom, from: number): void {
     const k = this.device.kernels;
@@ -162,6 +170,50 @@ export class SessionRoom implements Saveable {
     this.keeper.build(slot, held, false);
     this.layers.forEach((_, l) => this.keeper.giveBack(slot, held, l, "prompt", 0, held.tokens.length));
     this.keeper.build(slot, held, true);
+  }
+
+  /** Enqueues one step of the given slots: each feeds the token that waits. */
+  stepSlots(slots: readonly number[], recording: Recording): void {
+    const active = new Int32Array(this.slots);
+    for (const slot of slots) {
+      const held = this.held[slot];
+      if (held.tokens.length >= this.capacity) this.refuseLength(held.tokens.length + 1);
+      active[slot] = 1;
+      this.keeper.commit(slot, held, 1);
+    }
+    if (active.some((on, slot) => on !== this.active[slot])) this.state.active.write(active);
+    this.active = active;
+    recording.run();
+    for (const slot of slots) {
+      const held = this.held[slot];
+      held.tokens.push(held.next!.token!);
+      held.next = { token: null };
+      this.keeper.stepped(held);
+      this.steps[slot]++;
+      this.sampler.fed(slot);
+      this.layers.forEach((_, l) => this.keeper.giveBack(slot, held, l, "step", 0, 0));
+      this.keeper.build(slot, held, true);
+    }
+  }
+
+  /** Gives a slot back all but its first `length` tokens, which were read as a prompt; its rows must lie where they were read. */
+  cut(slot: number, length: number): void {
+    const held = this.held[slot];
+    held.tokens.length = length;
+    for (const layer of held.layers) layer.end = length;
+    held.prompt = held.answer = held.dense = length;
+    held.next = null;
+    this.keeper.write(slot, held);
+    for (const { rows } of this.layers) rows.release(slot, length);
+    this.sampler.changed(slot);
+  }
+
+  /** Clusters of a KV head of a slot: the mean over the layers that have some, 0 where none has. */
+  clusters(slot: number): number {
+    const counts = this.layers.flatMap(({ policy }, l) =>
+      policy === everyRow || !policy.clusters ? [] : [policy.clusters(this.held[slot].layers[l].segments)]
+    );
+    return counts.length === 0 ? 0 : counts.reduce((sum, count) => sum + count, 0) / counts.length;
   }
 
   /** What attention has read for a slot. */

@@ -15,13 +15,22 @@ export interface SlotState {
   prompt: number;
   /** The same, counting prompts that were read step by step too: what was said since. */
   answer: number;
+  /** How many leading tokens were read as prompts, every row attended: a longer text that begins with them would hold the same rows. */
+  dense: number;
   /** The token that the last step chose and that was not fed yet; its number is known once it was yielded. */
   next: { token: number | null } | null;
   layers: LayerRows[];
 }
 
 export function emptySlot(layers: number): SlotState {
-  return { tokens: [], prompt: 0, answer: 0, next: null, layers: Array.from({ length: layers }, () => ({ end: 0, segments: [] })) };
+  return {
+    tokens: [],
+    prompt: 0,
+    answer: 0,
+    dense: 0,
+    next: null,
+    layers: Array.from({ length: layers }, () => ({ end: 0, segments: [] })),
+  };
 }
 
 export function cloneSlot(slot: SlotState): SlotState {
@@ -29,6 +38,7 @@ export function cloneSlot(slot: SlotState): SlotState {
     tokens: [...slot.tokens],
     prompt: slot.prompt,
     answer: slot.answer,
+    dense: slot.dense,
     next: slot.next && { ...slot.next },
     layers: slot.layers.map(({ end, segments }) => ({ end, segments: [...segments] })),
   };

@@ -1,4 +1,4 @@
-import { allocateClusters, clusterKeys } from "../cluster/cluster_keys.ts";
+import { allocateClusters, clusterKeys, clustersOf } from "../cluster/cluster_keys.ts";
 import { everyRow, type Policy } from "./policy.ts";
 
 /** Options of `clusterKV`. */
@@ -80,6 +80,7 @@ export const clusterKV = (options: Partial<ClusterKVOptions> = {}): Policy => {
           k.fillWhole(index, bias, ranked, offsets, count, active);
           return { index, estimates: { centroids, means, bias } };
         },
+        clusters: (segments) => segments.reduce((sum, length) => sum + clustersOf(length, tokensPerCluster), 0),
         selectBytes: (builtRows) =>
           Math.round(builtRows / tokensPerCluster) * kvHeads * (4 * rows.headDim + (bound ? 8 : 4)) * (estimate ? 2 : 1),
       };

@@ -140,6 +140,8 @@ export interface Layer {
   giveBack?(k: Kernels, place: Place): Kept | undefined;
   /** Rows held after a step that left `rows` of them, where the step itself dropped some (op `evict`). */
   rowsAfterStep?(rows: number): number;
+  /** Clusters of a KV head after these segments were built: for `stats`. */
+  clusters?(segments: readonly number[]): number;
   /** Bytes that `select` reads in one step for one slot with `builtRows` rows in segments: for `stats`. */
   selectBytes?(builtRows: number): number;
 }

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
-import { clusterKV, generate, type GenerateOptions } from "../../mod.ts";
+import { clusterKV, full, generate, type GenerateOptions, type Policy, quest } from "../../mod.ts";
 import { StopText } from "../../lib/generation.ts";
 import { nano } from "../support/nano.ts";
 
@@ -37,6 +37,80 @@ describe("generate with several prompts", () => {
     const alone: string[] = [];
     for (const prompt of long) alone.push((await generate(prompt, options)).text);
     assertEquals((await generate(long, { ...options, slots: 2 })).map(({ text }) => text), alone);
+  });
+
+  it("does not read again what a slot holds from the prompt before, and answers as if it had", async () => {
+    const model = await nano();
+    const shared = "The mill stood empty. ".repeat(30);
+    const endings = ["Once the storm had passed,", "The old man", "Clara lives in"];
+    const alone = await Promise.all(endings.map(async (ending) => (await generate(shared + ending, { model, maxTokens: 12 })).tokens));
+    const results = await generate(endings.map((ending) => shared + ending), { model, maxTokens: 12, slots: 1 });
+    assertEquals(results.map(({ tokens }) => tokens), alone);
+    const [first, ...later] = results.map(({ stats }) => stats);
+    assertEquals(first.readTokens, first.promptTokens);
+    for (const { readTokens, promptTokens } of later) assertLess(readTokens, promptTokens / 10);
+  });
+
+  const policies: [string, () => Policy][] = [["full", full], [
+    "clusterKV",
+    () => clusterKV({ budget: 32, tokensPerCluster: 8, exempt: [], every: 32, segment: 128 }),
+  ], ["quest", () => quest({ budget: 64 })]];
+  for (const [name, kv] of policies) {
+    it(`goes on with some answers while it reads a long prompt for another, to the same ends: ${name}`, async () => {
+      const long = "The mill stood empty. ".repeat(170);
+      const texts = ["Once the storm had passed,", long + "The old man", long + "Clara lives in"];
+      const options = { model: await nano(), kv: kv(), maxTokens: 20, capacity: 1500, temperature: 0.8, seed: 4 };
+      const alone: number[][] = [];
+      for (const text of texts) alone.push([...(await generate(text, options)).tokens]);
+      let [reads, pieces] = [0, 0];
+      const onProgress = ({ stage, done, total }: { stage: string; done: number; total: number }) => {
+        if (stage === "prefill" && done === total) reads++;
+      };
+      const generation = generate(texts, { ...options, slots: 2, onProgress });
+      for await (const { index } of generation) if (index === 0 && reads === 1) pieces++;
+      assert(pieces >= 2, `${pieces} pieces came while the second prompt was read`);
+      assertEquals((await generation).map(({ tokens }) => [...tokens]), alone);
+    });
+  }
+
+  it("ends when its loop is left while a prompt is read beside", async () => {
+    const model = await nano();
+    const texts = ["Once the storm had passed,", "The mill stood empty. ".repeat(400)];
+    let told = 0;
+    const generation = generate(texts, { model, maxTokens: 40, slots: 2, onWarning() {}, onProgress: () => told++ });
+    for await (const _ of generation) break;
+    const results = await generation;
+    assertEquals(results.map(({ finishReason }) => finishReason), ["abort", "abort"]);
+    assertEquals(results[1].tokens, []);
+    const then = told;
+    await generate("x", { model, maxTokens: 3 });
+    assertEquals(told, then);
+  });
+
+  it("says abort for what is read and what goes on beside it", async () => {
+    const abort = new AbortController();
+    const texts = ["Once the storm had passed,", "The mill stood empty. ".repeat(400)];
+    const options = { model: await nano(), maxTokens: 40, slots: 2, onWarning() {}, signal: abort.signal };
+    const generation = generate(texts, options);
+    for await (const _ of generation) abort.abort();
+    assertEquals((await generation).map(({ finishReason }) => finishReason), ["abort", "abort"]);
+  });
+
+  it("tells the time of ops where it is asked to, and of choosing and reading always", async () => {
+    const kv = clusterKV({ budget: 32, tokensPerCluster: 8, exempt: [0], every: 32 });
+    const options = { model: await nano(), kv, maxTokens: 8 };
+    const prompt = "The mill stood empty. ".repeat(60);
+    const plain = (await generate(prompt, options)).stats;
+    const { share, clusters, promptTokens } = plain;
+    assert(share && share.select > 0 && share.attend > 0 && share.select + share.attend < 1, JSON.stringify(share));
+    assertEquals(clusters, Math.round((promptTokens - 16) / 8));
+    assertEquals(plain.ops, undefined);
+    const { ops } = (await generate(prompt, { ...options, stats: "ops" })).stats;
+    assertEquals([ops!.centroidScores.runs, ops!.attend.runs], [7 * (options.model.shape.layers - 1), 7 * options.model.shape.layers]);
+    assert(Object.values(ops!).every(({ runs, seconds }) => runs > 0 && seconds >= 0));
+    assertEquals(ops!.attendChunk, undefined); // of the prompt
+    assertEquals((await generate(prompt, { model: options.model, maxTokens: 4 })).stats.clusters, 0);
+    assertThrows(() => generate("x", { stats: "all" as never }), RangeError, 'stats is "all", want "ops"');
   });
 
   it("takes messages and token ids as prompts, alone and mixed", async () => {
