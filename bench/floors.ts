@@ -43,12 +43,7 @@ export function stepWeights(model: LoadedModel): number {
   return weightBytes(model.checkpoint) - (output ? embed.bytes : 0);
 }
 
-/** Milliseconds of a step that reads `bytes` beside the weights. */
-export function stepFloor(
-  model: LoadedModel,
-  limits: Limits,
-  bytes: number,
-): number {
-  return (stepWeights(model) + bytes) / Math.max(limits.read, limits.read1) /
-    1e6;
+/** Milliseconds of a step that reads `bytes` beside the weights, at so many GB/s. */
+export function stepFloor(model: LoadedModel, bandwidth: number, bytes: number): number {
+  return (stepWeights(model) + bytes) / bandwidth / 1e6;
 }

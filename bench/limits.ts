@@ -3,6 +3,7 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import process from "node:process";
 import { fileURLToPath } from "node:url";
 
 /** GB/s that one thread and all threads read; 10^9 f32, BF16 and byte products and sums per second, where there are instructions for them. */
@@ -17,24 +18,24 @@ export interface Limits {
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
-export function measureLimits(threads: number): Limits {
-  const folder = mkdtempSync(join(tmpdir(), "recallkv-limits-"));
-  try {
-    const program = join(folder, "limits");
-    const flags = [
-      "-O2",
-      "-mcpu=native",
-      "-fno-sanitize=all",
-      here("limits.c"),
-      "-lpthread",
-      "-o",
-      program,
-    ];
-    execFileSync("sh", [here("../scripts/tool.sh"), "zig", "cc", ...flags], {
-      stdio: ["ignore", "ignore", "inherit"],
-    });
-    return JSON.parse(execFileSync(program, [String(threads)]).toString());
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
+let folder: string | null = null;
+
+/** The program, compiled for this machine once. */
+function program(): string {
+  if (folder === null) {
+    folder = mkdtempSync(join(tmpdir(), "recallkv-limits-"));
+    const flags = ["-O2", "-mcpu=native", "-fno-sanitize=all", here("limits.c"), "-lpthread", "-o", join(folder, "limits")];
+    execFileSync("sh", [here("../scripts/tool.sh"), "zig", "cc", ...flags], { stdio: ["ignore", "ignore", "inherit"] });
+    process.on("exit", () => rmSync(folder!, { recursive: true, force: true }));
   }
+  return join(folder, "limits");
+}
+
+export function measureLimits(threads: number): Limits {
+  return JSON.parse(execFileSync(program(), [String(threads)]).toString());
+}
+
+/** GB/s that all threads read now: on a virtual machine it depends on the neighbours, and may double within minutes. */
+export function measureRead(threads: number): number {
+  return JSON.parse(execFileSync(program(), [String(threads), "read"]).toString()).read;
 }

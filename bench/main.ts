@@ -16,7 +16,7 @@ import { clusterKV } from "../lib/policies/cluster_kv.ts";
 import { full } from "../lib/policies/full.ts";
 import type { Policy } from "../lib/policies/policy.ts";
 import { kvRowBytes, prefillFloor, stepFloor } from "./floors.ts";
-import { type Limits, measureLimits } from "./limits.ts";
+import { type Limits, measureLimits, measureRead } from "./limits.ts";
 import { median, Tokens } from "./numbers.ts";
 import { measureOps } from "./ops.ts";
 import { decodeTimes, filled, likeliest, prefillTime, slotsRate } from "./ours.ts";
@@ -36,6 +36,8 @@ export interface Row {
   readonly ratio: number | null;
   /** The least time the machine could take, as a share of ours. */
   readonly floorShare: number;
+  /** Of decoding: GB/s that all threads read just before and after, their mean. */
+  readonly bandwidth?: number;
 }
 
 const here = fileURLToPath(new URL(".", import.meta.url));
@@ -171,9 +173,9 @@ function add(
   const policy = row.policy === "full" ? "full" : `clusterKV ${row.budget}, exempt ${row.exempt.join(" ") || "none"}`;
   say(
     `${row.what} ${row.context} ${policy}: ${digits(row.ours)} tok/s, llama.cpp ${row.peer === null ? "-" : digits(row.peer)}, ` +
-      `ratio ${ratio === null ? "-" : ratio.toFixed(2)}, ${(100 * row.floorShare).toFixed(0)} % of the limit; load ${
-        loadavg()[0].toFixed(2)
-      }`,
+      `ratio ${ratio === null ? "-" : ratio.toFixed(2)}, ${(100 * row.floorShare).toFixed(0)} % of the limit${
+        row.bandwidth ? ` (${digits(row.bandwidth)} GB/s)` : ""
+      }; load ${loadavg()[0].toFixed(2)}`,
   );
 }
 
@@ -257,6 +259,7 @@ async function benchDecode(
     }
     await decodeTimes(session, 2);
     const before = await session.attended();
+    const readBefore = measureRead(threads);
     const ours: number[] = [];
     for (let round = 0; round < rounds; round++) {
       ours.push(...await decodeTimes(session, steps));
@@ -267,6 +270,7 @@ async function benchDecode(
         );
       }
     }
+    const bandwidth = (readBefore + measureRead(threads)) / 2;
     const after = await session.attended();
     const read = (["sink", "index", "tail", "estimates"] as const).reduce(
       (sum, source) => sum + after[source] - before[source],
@@ -283,7 +287,8 @@ async function benchDecode(
       exempt,
       ours: 1e3 / time,
       peer: peer && 1e3 / median(theirs),
-      floorShare: stepFloor(model, limits, kvBytes) / time,
+      floorShare: stepFloor(model, bandwidth, kvBytes) / time,
+      bandwidth,
     });
   }
 }
