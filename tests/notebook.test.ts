@@ -1,5 +1,5 @@
-// The notebook, executed headless: by Jupyter with Deno's kernel where Jupyter is installed, else cell after cell as one Deno module. It needs
-// Deno whoever runs the tests, so only Bun does.
+// The notebook, executed headless: by Jupyter with Deno's kernel where Jupyter is installed, else cell after cell as one Deno module. Whoever
+// runs the tests: a notebook's kernel is Deno.
 import { assert, assertEquals, assertLess, assertStringIncludes } from "@std/assert";
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -65,28 +65,26 @@ function asModule(folder: string): { text: string; svg: string } {
   }
 }
 
-if (!("Deno" in globalThis)) {
-  describe("examples/recall.ipynb", () => {
-    it("runs from top to bottom, and shows what it says", { timeout: 600_000 }, () => {
-      const folder = mkdtempSync(join(tmpdir(), "recallkv-notebook-"));
-      try {
-        const { text, svg } = existsSync(jupyter) ? withKernel(folder) : asModule(folder);
-        assertStringIncludes(text, "Clara lives in Porto.");
-        const covered = new Map(
-          [...text.matchAll(/^(\w+) (\d+): \d+ rows, ([\d.]+) %$/gm)].map(([, policy, budget, mass]) => [policy + budget, Number(mass)]),
-        );
-        assertEquals(covered.size, 12);
-        for (const policy of ["clusterKV", "quest", "slidingWindow"]) assertLess(covered.get(`${policy}64`)!, covered.get(`${policy}512`)!);
-        assertLess(covered.get("slidingWindow512")!, covered.get("clusterKV512")!);
-        assert(svg.startsWith("<svg"));
-        assertEquals(svg.match(/<circle/g)?.length, 12);
-      } finally {
-        rmSync(folder, { recursive: true });
-      }
-    });
-
-    it("is kept without outputs", () => {
-      assertEquals(notebook.cells.flatMap(({ outputs = [] }) => outputs), []);
-    });
+describe("examples/recall.ipynb", () => {
+  it("runs from top to bottom, and shows what it says", { timeout: 600_000 }, () => {
+    const folder = mkdtempSync(join(tmpdir(), "recallkv-notebook-"));
+    try {
+      const { text, svg } = existsSync(jupyter) ? withKernel(folder) : asModule(folder);
+      assertStringIncludes(text, "Clara lives in Porto.");
+      const covered = new Map(
+        [...text.matchAll(/^(\w+) (\d+): \d+ rows, ([\d.]+) %$/gm)].map(([, policy, budget, mass]) => [policy + budget, Number(mass)]),
+      );
+      assertEquals(covered.size, 12);
+      for (const policy of ["clusterKV", "quest", "slidingWindow"]) assertLess(covered.get(`${policy}64`)!, covered.get(`${policy}512`)!);
+      assertLess(covered.get("slidingWindow512")!, covered.get("clusterKV512")!);
+      assert(svg.startsWith("<svg"));
+      assertEquals(svg.match(/<circle/g)?.length, 12);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
-}
+
+  it("is kept without outputs", () => {
+    assertEquals(notebook.cells.flatMap(({ outputs = [] }) => outputs), []);
+  });
+});
