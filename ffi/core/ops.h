@@ -104,7 +104,9 @@ typedef enum {
   RKV_OP_COUNT
 } rkv_op_id;
 
+#ifndef __cplusplus /* kernels read this as C++ */
 _Static_assert(RKV_OP_COUNT <= 64, "rkv_times promises at most 64 ops");
+#endif
 
 /* Scratch memory of each worker, 64-byte aligned: for what is private to a piece. */
 #define RKV_SCRATCH (1 << 20)
