@@ -79,6 +79,9 @@ RKV_API int32_t rkv_isas(uint8_t *text, uint32_t bytes);
 
 /* ---- devices, memory, files ----------------------------------------------------------------------------------------------------- */
 
+/* Added to the threads of rkv_open: each stays on a core of its own, of those that the process may use. */
+#define RKV_PINNED 0x10000
+
 /* Opens a device. kind: RKV_CPU or RKV_CUDA. threads: width of the CPU pool, 0 = all cores. isa: place in rkv_isas, 0 = best.
  * Returns a device. Errors: RKV_DEVICE, RKV_RANGE, RKV_MEMORY. */
 RKV_API int32_t rkv_open(int32_t kind, int32_t threads, int32_t isa);

@@ -14,6 +14,8 @@ import { RecallError } from "./errors.ts";
 export interface OpenOptions {
   /** Width of the CPU pool; all cores unless said. */
   threads?: number;
+  /** Each thread of the CPU pool stays on a core of its own: steadier where nothing else runs, slower beside other programs. Linux. */
+  pinned?: boolean;
   /** One of `isas()`; the best unless said. */
   isa?: string;
 }
@@ -58,6 +60,7 @@ export type LayerWeight = (typeof LAYER_WEIGHTS)[number];
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 const CANCELLED = -10;
+const PINNED = 0x10000;
 
 /** Bytes that one checksum is of. */
 export const blockBytes = 16 << 10;
@@ -75,18 +78,19 @@ export function isas(): string[] {
 /** Opens a device: `"cpu"`, `"cuda"`, or `"auto"` (CUDA where it can be had, else the CPU). */
 export function open(kind: "auto" | "cpu" | "cuda" = "auto", options: OpenOptions = {}): Promise<Device> {
   const lib = native();
-  const { threads = 0, isa } = options;
-  if (!Number.isInteger(threads) || threads < 0) {
+  const { threads = 0, pinned = false, isa } = options;
+  if (!Number.isInteger(threads) || threads < 0 || threads >= PINNED) {
     throw new RangeError(`Cannot open device: threads is ${threads}, want a whole number from 0`);
   }
+  const width = threads + (pinned ? PINNED : 0);
   const place = isa === undefined ? 0 : isas().indexOf(isa);
   if (place < 0) throw new RangeError(`Cannot open device: isa is "${isa}", want one of ${isas().join(", ")}`);
   if (kind === "auto") {
-    const found = lib.fn.rkv_open(1, threads, place);
+    const found = lib.fn.rkv_open(1, width, place);
     if (found > 0) return Promise.resolve(new Device(lib, "cuda", found));
     return open("cpu", options);
   }
-  return Promise.resolve(new Device(lib, kind, lib.call("open", lib.fn.rkv_open(kind === "cuda" ? 1 : 0, threads, place))));
+  return Promise.resolve(new Device(lib, kind, lib.call("open", lib.fn.rkv_open(kind === "cuda" ? 1 : 0, width, place))));
 }
 
 /** A device that ops run on. Make one with `open`, or let `load` do so. */

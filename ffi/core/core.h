@@ -32,6 +32,7 @@ size_t rkv_os_page(void);
 void rkv_os_memory(int64_t *total, int64_t *available); /* of the machine, or of what the control group allows */
 int64_t rkv_os_touched(void);                     /* bytes of its own memory that the process has touched */
 int32_t rkv_os_cores(void);
+void rkv_os_stay(int32_t worker); /* binds this thread to one of the process's cores, where the system can */
 void rkv_os_pin(void);                            /* the library stays loaded until the process ends */
 uint64_t rkv_os_nanoseconds(void);
 const void *rkv_os_map(const char *path, size_t *bytes); /* NULL: errno says why */
@@ -202,7 +203,7 @@ void rkv_load_remote(rkv_device *device, rkv_arena_object *arena, const rkv_load
 /* ---- pool.c, dispatch.c: the CPU ---- */
 
 typedef struct rkv_pool rkv_pool;
-rkv_pool *rkv_pool_new(const rkv_cpu *cpu, int32_t threads);
+rkv_pool *rkv_pool_new(const rkv_cpu *cpu, int32_t threads, bool pinned);
 void rkv_pool_close(rkv_pool *pool);
 int32_t rkv_pool_run(rkv_pool *pool, rkv_arena_object *arena, const char *name, const rkv_kernel *kernel, const void *args);
 const rkv_cpu *rkv_pool_cpu(const rkv_pool *pool);

@@ -65,11 +65,13 @@ static const rkv_backend cpu_backend = {.kind = RKV_CPU, .run = cpu_run, .share 
 int32_t rkv_open(int32_t kind, int32_t threads, int32_t isa) {
   if (kind == RKV_CUDA) return rkv_cuda_open();
   if (kind != RKV_CPU) return rkv_refuse(RKV_RANGE, "Cannot open a device: kind is %d, want %d or %d", kind, RKV_CPU, RKV_CUDA);
+  const bool pinned = threads >= RKV_PINNED;
+  if (pinned) threads -= RKV_PINNED;
   int32_t most = best();
   if (isa < 0 || isa > most) return rkv_refuse(RKV_RANGE, "Cannot open cpu: isa is %d, want 0 to %d", isa, most);
   if (threads < 0 || threads > 256) return rkv_refuse(RKV_RANGE, "Cannot open cpu: threads is %d, want 0 to 256", threads);
   rkv_os_pin();
-  rkv_pool *pool = rkv_pool_new(tables[most - isa], threads == 0 ? rkv_os_cores() : threads);
+  rkv_pool *pool = rkv_pool_new(tables[most - isa], threads == 0 ? rkv_os_cores() : threads, pinned);
   if (pool == NULL) return rkv_refuse(RKV_MEMORY, "Cannot open cpu: no memory is left for its workers");
   int32_t device = rkv_device_start(&cpu_backend, pool);
   if (device < 0) rkv_pool_close(pool);

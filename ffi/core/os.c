@@ -69,6 +69,20 @@ int32_t rkv_os_cores(void) {
   return cores < 1 ? 1 : cores > 256 ? 256 : (int32_t)cores;
 }
 
+void rkv_os_stay(int32_t worker) {
+#if defined(__linux__)
+  cpu_set_t set, one;
+  if (sched_getaffinity(getpid(), sizeof set, &set) != 0) return; /* the process's, which no thread of ours has narrowed */
+  int32_t left = worker % CPU_COUNT(&set), core = 0;
+  while (!CPU_ISSET(core, &set) || left-- > 0) core++;
+  CPU_ZERO(&one);
+  CPU_SET(core, &one);
+  sched_setaffinity(0, sizeof one, &one);
+#else
+  (void)worker;
+#endif
+}
+
 #if defined(__linux__)
 /* The number in a one-line file, or -1 ("max", or no such file). */
 static int64_t number_of(const char *path) {

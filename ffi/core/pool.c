@@ -12,6 +12,7 @@
 struct rkv_pool {
   const rkv_cpu *cpu;
   int32_t threads;
+  bool pinned, leader_stays;
   _Alignas(64) _Atomic uint64_t ticket;
   _Alignas(64) atomic_int done;
   /* The stage that the ticket speaks of; written before the ticket, unchanged until all its pieces are done. */
@@ -67,6 +68,7 @@ static void *worker_main(void *start) {
   rkv_pool *p = ((worker_start *)start)->pool;
   int32_t worker = ((worker_start *)start)->worker;
   free(start);
+  if (p->pinned) rkv_os_stay(worker);
   uint64_t idle_since = rkv_os_nanoseconds();
   for (uint32_t turn = 0; !atomic_load(&p->stop); turn++) {
     if (work(p, worker)) {
@@ -86,11 +88,12 @@ static void *worker_main(void *start) {
   return NULL;
 }
 
-rkv_pool *rkv_pool_new(const rkv_cpu *cpu, int32_t threads) {
+rkv_pool *rkv_pool_new(const rkv_cpu *cpu, int32_t threads, bool pinned) {
   rkv_pool *p = aligned_alloc(64, (sizeof *p + 63) / 64 * 64);
   if (p == NULL) return NULL;
   memset(p, 0, sizeof *p);
   p->cpu = cpu;
+  p->pinned = pinned;
   p->threads = 1;
   p->scratch = aligned_alloc(64, (size_t)threads * RKV_SCRATCH);
   if (p->scratch == NULL) {
@@ -147,6 +150,10 @@ static void wait_done(rkv_pool *p, int32_t pieces) {
 }
 
 int32_t rkv_pool_run(rkv_pool *p, rkv_arena_object *arena, const char *name, const rkv_kernel *kernel, const void *args) {
+  if (p->pinned && !p->leader_stays) {
+    rkv_os_stay(0);
+    p->leader_stays = true;
+  }
   p->kernel = kernel;
   p->args = args;
   p->arena = arena;

@@ -1,0 +1,36 @@
+// Threads that were told to stay on a core do; others are left to the system.
+import { assertEquals } from "@std/assert";
+import process from "node:process";
+import { readdirSync, readFileSync } from "node:fs";
+import { describe, it } from "node:test";
+import { open, type OpenOptions } from "../../lib/device.ts";
+
+/** Of this process's threads that may run on one core only: that core. */
+function bound(): string[] {
+  return readdirSync("/proc/self/task").flatMap((task) => {
+    const [, cores] = /Cpus_allowed_list:\s*(\S+)/.exec(readFileSync(`/proc/self/task/${task}/status`, "utf8"))!;
+    return /^\d+$/.test(cores) ? [cores] : [];
+  });
+}
+
+async function boundWith(options: OpenOptions): Promise<string[]> {
+  using device = await open("cpu", options);
+  using arena = device.arena(1 << 20);
+  const [position, active] = [arena.tensor("i32", [1]), arena.tensor("i32", [1])];
+  device.kernels.advance(position, active);
+  await arena.fence();
+  return bound();
+}
+
+const cores = process.platform === "linux" ? bound().length : -1;
+const skip = cores < 0 ? "cores are bound on Linux only" : cores > 0 && "this process may use one core only";
+
+describe("threads of a CPU device", { skip }, () => {
+  it("go where the system likes unless they are", async () => {
+    assertEquals(await boundWith({ threads: 2 }), []);
+  });
+
+  it("stay on a core each when they are pinned", async () => {
+    assertEquals(new Set(await boundWith({ threads: 2, pinned: true })).size, 2);
+  });
+});
