@@ -93,12 +93,13 @@ export async function load(path: string = shippedModel(), options: LoadOptions =
   signal?.throwIfAborted();
   const device = typeof wanted === "string" ? await open(wanted, { threads }) : wanted;
   const ownsDevice = typeof wanted === "string";
-  const arena = device.arena(2 * weightBytes(checkpoint) + (1 << 28));
+  let arena: Arena | undefined;
   try {
+    arena = device.arena(2 * weightBytes(checkpoint) + (1 << 28));
     const weights = await loadWeights(device, arena, checkpoint, { signal, onProgress });
     return new LoadedModel(path, device, checkpoint, weights, arena, ownsDevice, onWarning);
   } catch (error) {
-    arena[Symbol.dispose]();
+    arena?.[Symbol.dispose]();
     if (ownsDevice) device[Symbol.dispose]();
     throw error;
   }

@@ -64,7 +64,6 @@ export class Prefill {
     const begin = held.tokens.length;
     let last = 0;
     for (const { from, count } of pieces(tokens.length, this.chunk)) {
-      this.keeper.commit(slot, held, count);
       this.#embed(tokens, from, count, held.tokens.length);
       const chunk = { slot, count, from, rest: tokens.length - from - count, begin, prompt: tokens.length, position: this.#position };
       for (const layer of this.layers) chunkLayer(k, layer, block, chunk);

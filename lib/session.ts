@@ -95,6 +95,7 @@ export class Session {
       room.checkTokens(unread, held.tokens.length + all.length);
       if (all.length === 0 || (options.reuse && unread.length === 0)) return 0;
       signal?.throwIfAborted();
+      if (options.query !== "sparse" && this.policy.block !== "prompt") room.keeper.commit(slot, held, all.length); // refused before anything is read
       const before = new Mark(room.device, room.device.kernels, slot, held, room.marked, room.layers);
       const read = options.query === "sparse" ? feed : readPrompt;
       try {

@@ -80,7 +80,8 @@ export class SessionRoom implements Saveable {
       budget: this.budget,
     };
     const rowBytes = layers * reservedBytes(rowsShape);
-    this.arena = device.arena(4 * rowBytes + 16 * slots * shape.vocab + 4 * capacity * shape.hidden + (1 << 30));
+    using building = new DisposableStack(); // gives the arena back when something does not fit
+    this.arena = building.use(device.arena(4 * rowBytes + 16 * slots * shape.vocab + 4 * capacity * shape.hidden + (1 << 30)));
     const arena = this.arena;
     this.state = stepState(arena, layers, slots);
     this.memory = new SessionAllocator(arena, slots, () => everyRotation(arena, model, capacity));
@@ -120,6 +121,7 @@ export class SessionRoom implements Saveable {
     };
     this.chosen = new Recording(arena, chosen, eager);
     this.toLogits = new Recording(arena, toLogits, eager);
+    building.move();
   }
 
   /** Enqueues the choice of rows [first, first + count) from their logits. */

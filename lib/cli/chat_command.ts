@@ -6,11 +6,15 @@ import type { GenerateStats } from "../generation.ts";
 import { load } from "../model.ts";
 import { answeringOptions, cacheOptions, loadOptions, samplingOptions } from "./answering.ts";
 import { showProgress } from "./progress.ts";
+import { showStats } from "./stats_line.ts";
 import { options, Usage } from "./usage.ts";
 
 /** `recallkv chat [options]`: a line is a message; Ctrl-C ends an answer, and the conversation where none is under way. */
 export async function runChat(args: readonly string[]): Promise<void> {
-  const { values, switches, rest } = options(args, { string: [...answeringOptions, "system", "file", "load", "save"], boolean: ["json"] });
+  const { values, switches, rest } = options(args, {
+    string: [...answeringOptions, "system", "file", "load", "save"],
+    boolean: ["json", "stats"],
+  });
   if (rest.length > 0) throw new Usage(`chat takes no "${rest[0]}": messages are lines of standard input`);
   if (values.load !== undefined && (values.system ?? values.file) !== undefined) {
     throw new Usage("chat takes --load, or --system or --file, found both");
@@ -43,7 +47,9 @@ export async function runChat(args: readonly string[]): Promise<void> {
       for await (const line of lines) {
         if (line.trim() !== "") {
           answering = new AbortController();
-          stats.push(await answer(chat, line, { ...sampling, signal: answering.signal, onProgress }, switches.json));
+          const asked = { ...sampling, ...(switches.stats && { stats: "ops" as const }), signal: answering.signal, onProgress };
+          stats.push(await answer(chat, line, asked, switches.json));
+          if (!switches.json) showStats(stats.at(-1)!, switches.stats);
           answering.abort();
         }
         if (isTerminal) lines.prompt();

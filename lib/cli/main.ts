@@ -27,6 +27,7 @@ Usage
 Options of generate and chat
 ${answeringHelp}
   --json              print one document and nothing else
+  --stats             say on standard error what each answer took, and the time of each op
 Of generate
   --file PATH         read the prompt from a file ("-" for standard input)
 Of chat

@@ -1,5 +1,7 @@
 /** What happens to the rows of a slot between steps: memory, segments, rows given back. It keeps host and device of one mind. */
 import type { SessionLayer } from "../decoder.ts";
+import { RecallError } from "../errors.ts";
+import { count } from "../format.ts";
 import type { Kernels } from "../kernels.ts";
 import { everyRow, type Kept, type Place } from "../policies/policy.ts";
 import { type SlotState, tailBegin } from "./slot.ts";
@@ -8,11 +10,28 @@ import type { StepState } from "./store.ts";
 export class RowKeeper {
   constructor(private readonly k: Kernels, private readonly layers: readonly SessionLayer[], private readonly state: StepState) {}
 
-  /** Commits memory for `more` rows beyond those that a layer, or every layer, holds. */
+  /**
+   * Commits memory for `more` rows beyond those that a layer, or every layer, holds: all of it or nothing. Errors: RecallError `RKV_MEMORY`,
+   * with what all of it would need and what there is.
+   */
   commit(slot: number, held: SlotState, more: number, only?: number): void {
-    this.layers.forEach(({ rows }, l) => {
-      if (only === undefined || only === l) rows.commit(slot, held.layers[l].end + more);
-    });
+    const wanted = this.layers.flatMap(({ rows }, l) =>
+      only === undefined || only === l ? [{ rows, end: held.layers[l].end, until: held.layers[l].end + more }] : []
+    );
+    const needed = wanted.reduce((sum, { rows, until }) => sum + rows.wanting(slot, until), 0);
+    if (needed === 0) return;
+    try {
+      for (const { rows, until } of wanted) rows.commit(slot, until);
+    } catch (error) {
+      for (const { rows, end } of wanted) rows.release(slot, end);
+      if (!(error instanceof RecallError) || error.code !== "RKV_MEMORY") throw error;
+      const found = error.message.replace(/^Cannot [^:]*: /, "");
+      throw new RecallError(
+        "RKV_MEMORY",
+        "commit",
+        `Cannot hold ${count(more)} more tokens: their rows need ${count(needed)} bytes (${found})`,
+      );
+    }
   }
 
   /** Tells the device what the host knows of a slot's rows. */

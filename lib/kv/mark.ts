@@ -47,7 +47,8 @@ export class Mark {
     this.#state = cloneSlot(held);
     const runs = [...state.map((tensor) => slotRun(tensor, slot)), ...layers.flatMap((layer, l) => unbuiltRuns(layer, slot, held, l))];
     const bytes = runs.reduce((sum, { tensor, rows }) => sum + rows * bytesOfRow(tensor) + 4096, 1 << 20);
-    this.#arena = device.arena(bytes);
+    using building = new DisposableStack(); // gives the arena back when the copies do not fit
+    this.#arena = building.use(device.arena(bytes));
     for (const { tensor, row, rows } of runs) {
       const shape = tensor.shape.length === 1 ? [rows] : [rows, tensor.shape.at(-1)!];
       const copy = this.#arena.tensor(tensor.dtype, shape);
@@ -55,6 +56,7 @@ export class Mark {
       k.copy(copy, 0, tensor, row, rows);
       this.#kept.push({ tensor, row, copy, rows });
     }
+    building.move();
   }
 
   /** Tokens held at this place. */

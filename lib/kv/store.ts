@@ -112,8 +112,20 @@ export class Rows {
   commit(slot: number, rows: number): void {
     if (rows <= this.#committed[slot]) return;
     const wanted = Math.min(this.capacity, Math.ceil(rows / 512) * 512);
-    for (const tensor of [this.keys, this.values, ...this.#perRow]) tensor.commit(wanted, slot);
+    const tensors = [this.keys, this.values, ...this.#perRow];
+    try {
+      for (const tensor of tensors) tensor.commit(wanted, slot);
+    } catch (error) {
+      for (const tensor of tensors) tensor.release(slot, this.#committed[slot]);
+      throw error;
+    }
     this.#committed[slot] = wanted;
+  }
+
+  /** Bytes that `commit` would ask for. */
+  wanting(slot: number, rows: number): number {
+    const more = Math.max(0, Math.min(this.capacity, Math.ceil(rows / 512) * 512) - this.#committed[slot]);
+    return more * [this.keys, this.values, ...this.#perRow].reduce((sum, { shape, rowBytes }) => sum + shape[1] * rowBytes, 0);
   }
 
   /** Gives back the memory of rows from `row` on. */

@@ -51,6 +51,13 @@ describe("recallkv", () => {
     assertEquals([fromFile.out, fromInput.out], [argument.out, argument.out]);
   });
 
+  it("says what an answer took where it is asked to, and not on stdout", async () => {
+    const args = ["generate", "Once the storm", "--max-tokens", "5", "--kv", "clusterKV"];
+    const [quiet, asked] = await Promise.all([recallkv(args), recallkv([...args, "--stats"])]);
+    assertEquals([quiet.err, asked.out], ["", quiet.out]);
+    for (const words of ["5 written", "rows a step", "sink", "select", "attnOut"]) assertStringIncludes(asked.err, words);
+  });
+
   it("names what it does not understand, with exit code 2", async () => {
     const wrong: [string[], string][] = [
       [["fly"], `unknown command "fly"`],
