@@ -1,0 +1,28 @@
+// The picture in README is what its script draws of the numbers beside it, and README's table says the same.
+import { assertEquals, assertStringIncludes } from "@std/assert";
+import { readFileSync } from "node:fs";
+import { describe, it } from "node:test";
+import { picture } from "../bench/demo_picture.ts";
+import type { DemoTable } from "../lib/cli/demo.ts";
+
+const read = (path: string) => readFileSync(new URL(`../${path}`, import.meta.url), "utf8");
+
+describe("the picture of the demo", () => {
+  const table = JSON.parse(read("bench/demo.json")) as DemoTable;
+
+  it("is drawn from the committed numbers", () => {
+    const drawn = picture(table);
+    assertEquals(drawn, read("bench/demo.svg"));
+    assertEquals(/NaN|Infinity|undefined/.test(drawn), false);
+    assertEquals(drawn.match(/<circle/g)!.length, table.rows.length + 5); // and the legend
+  });
+
+  it("says what README's table says", () => {
+    const lines = read("README.md").split("\n").filter((line) => /^\| (full cache|ClusterKV|sliding window)/.test(line));
+    const cells = lines.map((line) => line.split("|").map((cell) => cell.trim()));
+    assertEquals(cells.map((row) => Number(row[5])), table.rows.map(({ right }) => right));
+    const kib = table.rows.map(({ bytesPerStep }) => Math.round(bytesPerStep / 1024).toLocaleString("en-US"));
+    assertEquals(cells.map((row) => row[3]), kib);
+    assertStringIncludes(read("README.md"), "(bench/demo.svg)");
+  });
+});
