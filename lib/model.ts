@@ -5,6 +5,7 @@ import { Chat, type ChatOptions } from "./chat.ts";
 import type { Weights } from "./decoder.ts";
 import { type Arena, type Device, open } from "./device.ts";
 import { RecallError } from "./errors.ts";
+import { knownOptions, oneOf } from "./options.ts";
 import { readModel } from "./models/load.ts";
 import type { LoadedCheckpoint, ModelShape } from "./models/model.ts";
 import { type RestoreOptions, Session, type SessionOptions } from "./session.ts";
@@ -88,7 +89,9 @@ export class LoadedModel {
  * Errors: FormatError for files that are damaged or not supported (what was found, what is supported); RecallError `RKV_MEMORY`.
  */
 export async function load(path: string = shippedModel(), options: LoadOptions = {}): Promise<LoadedModel> {
+  knownOptions("load", options, ["device", "threads", "signal", "onProgress", "onWarning"]);
   const { device: wanted = "auto", threads, signal, onProgress, onWarning = warn } = options;
+  if (typeof wanted === "string") oneOf("load", "device", wanted, ["auto", "cpu", "cuda"]);
   const checkpoint = await readModel(path);
   signal?.throwIfAborted();
   const device = typeof wanted === "string" ? await open(wanted, { threads }) : wanted;

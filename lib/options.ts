@@ -41,6 +41,13 @@ export function numberIn(action: string, name: string, value: unknown, least: nu
   return value;
 }
 
+/** One of a few words. Errors: TypeError, RangeError. */
+export function oneOf(action: string, name: string, value: unknown, words: readonly string[]): void {
+  if (words.includes(value as string)) return;
+  const Kind = typeof value === "string" ? RangeError : TypeError;
+  throw new Kind(`Cannot ${action}: ${name} is ${shown(value)}, want ${words.map((word) => `"${word}"`).join(" or ")}`);
+}
+
 /** A value as a sentence shows it. */
 export function shown(value: unknown): string {
   return typeof value === "string"

@@ -4,6 +4,7 @@ import type { LoadedModel } from "./model.ts";
 import { RecallError } from "./errors.ts";
 import { Mark } from "./kv/mark.ts";
 import { emptySlot, type SlotState } from "./kv/slot.ts";
+import { knownOptions } from "./options.ts";
 import { full } from "./policies/full.ts";
 import { everyRow, type Policy } from "./policies/policy.ts";
 import { cancellable, feed, readPrompt, sharedTokens } from "./reading.ts";
@@ -18,6 +19,7 @@ import type {
   RestoreOptions,
   SessionOptions,
 } from "./session_options.ts";
+import { checkDecode, checkPrefill, checkSession, restoreOptions } from "./session_options.ts";
 import { SessionRoom, whole } from "./session_room.ts";
 import type { KvDType } from "./types.ts";
 
@@ -48,6 +50,7 @@ export class Session {
 
   /** Made by `LoadedModel.session`. */
   constructor(readonly model: LoadedModel, options: SessionOptions = {}) {
+    checkSession(options);
     const room = this.#room = new SessionRoom(model, options);
     this.slots = room.slots;
     this.capacity = room.capacity;
@@ -84,6 +87,7 @@ export class Session {
    */
   prefill(tokens: readonly number[], options: PrefillOptions = {}): Promise<number> {
     const { slot = 0, signal, onProgress, between } = options;
+    checkPrefill(options);
     this.#slot(slot);
     return this.#alone("prefill", async () => {
       const room = this.#room;
@@ -151,6 +155,7 @@ export class Session {
    */
   async *decode(options: DecodeOptions = {}): AsyncGenerator<DecodedToken, void, undefined> {
     const { maxTokens = Infinity, signal, stop = this.model.shape.eos, onLogits } = options;
+    checkDecode(options);
     const slots = options.slots ?? this.#room.held.flatMap(({ next }, slot) => next && slot !== this.#reading ? [slot] : []);
     for (const slot of slots) {
       if (slot === this.#reading) throw new RangeError(`Cannot decode: slot ${slot} is reading its prompt, want another one`);
@@ -239,6 +244,7 @@ export class Session {
 
   /** A session as a file has it. Errors: FormatError for a file that is damaged, or of another model, tokenizer, RoPE or policy. */
   static async restore(model: LoadedModel, path: string, options: RestoreOptions = {}): Promise<Session> {
+    knownOptions("restore", options, restoreOptions);
     const { kv = full(), onProgress, ...rest } = options;
     const file = await openSaved(path, model, kv);
     let session: Session | undefined;

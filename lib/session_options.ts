@@ -1,4 +1,5 @@
 /** What one says to a session, and what it answers. */
+import { knownOptions, numberIn, oneOf } from "./options.ts";
 import type { Policy } from "./policies/policy.ts";
 import type { LikelyToken, Sampling } from "./sampling.ts";
 import type { KvDType, OnProgress, OnWarning } from "./types.ts";
@@ -95,4 +96,25 @@ export interface Attended {
   readonly tail: number;
   /** Clusters that were not chosen, one row each. */
   readonly estimates: number;
+}
+
+const sessionOptions = ["kv", "slots", "capacity", "kvDtype", "chunk", "eager", "onWarning"];
+const prefillOptions = ["slot", "signal", "onProgress", "query", "reuse", "between"];
+const decodeOptions = ["slots", "maxTokens", "stop", "sampling", "onLogits", "signal"];
+export const restoreOptions: readonly string[] = ["kv", "eager", "onWarning", "onProgress"];
+
+/** Refuses what makes no sense. Errors: TypeError, RangeError. */
+export function checkSession(options: SessionOptions): void {
+  knownOptions("make a session", options, sessionOptions);
+  if (options.kvDtype !== undefined) oneOf("make a session", "kvDtype", options.kvDtype, ["f32", "f16", "bf16", "q8"]);
+}
+
+export function checkPrefill(options: PrefillOptions): void {
+  knownOptions("prefill", options, prefillOptions);
+  if (options.query !== undefined) oneOf("prefill", "query", options.query, ["dense", "sparse"]);
+}
+
+export function checkDecode(options: DecodeOptions): void {
+  knownOptions("decode", options, decodeOptions);
+  if (options.maxTokens !== undefined) numberIn("decode", "maxTokens", options.maxTokens, 0, Infinity, true);
 }

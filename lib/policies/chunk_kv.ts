@@ -1,4 +1,5 @@
 import { pool } from "../kernels.ts";
+import { knownOptions } from "../options.ts";
 import { clearSlot, type Policy } from "./policy.ts";
 
 /** Options of `chunkKV`. */
@@ -22,6 +23,7 @@ const defaults: ChunkKVOptions = { budget: 1024, chunk: 10, window: 32, reuse: 2
  * and the prompt's hidden states. Fails on questions that the window does not hold, and where one row of a chunk matters.
  */
 export const chunkKV = (options: Partial<ChunkKVOptions> = {}): Policy => {
+  knownOptions("use chunkKV", options, Object.keys(defaults));
   const { budget, chunk, window, reuse } = { ...defaults, ...options };
   return {
     name: "chunkKV",

@@ -1,4 +1,5 @@
 import { allocateClusters, clusterKeys, clustersOf } from "../cluster/cluster_keys.ts";
+import { knownOptions } from "../options.ts";
 import { everyRow, type Policy } from "./policy.ts";
 
 /** Options of `clusterKV`. */
@@ -46,6 +47,7 @@ const defaults: ClusterKVOptions = {
  * like facts at a small budget): without `estimate`, what is not read weighs nothing.
  */
 export const clusterKV = (options: Partial<ClusterKVOptions> = {}): Policy => {
+  knownOptions("use clusterKV", options, Object.keys(defaults));
   const { budget, sink, tokensPerCluster, iterations, exempt, segment, every, bound, perHead, estimate } = { ...defaults, ...options };
   if (perHead && estimate) throw new TypeError("Cannot use estimate with perHead: estimates belong to a KV head, want one of the two");
   return {

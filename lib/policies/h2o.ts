@@ -1,3 +1,4 @@
+import { knownOptions } from "../options.ts";
 import type { Attention, Policy } from "./policy.ts";
 import type { Kernels } from "../kernels.ts";
 
@@ -20,6 +21,7 @@ const defaults: H2OOptions = { budget: 1024, recent: 0.5, rates: false };
  * read the rows of one layer and the prompt's hidden states. Fails on what was looked at seldom and is needed late: it is gone.
  */
 export const h2o = (options: Partial<H2OOptions> = {}): Policy => {
+  knownOptions("use h2o", options, Object.keys(defaults));
   const { budget, recent, rates } = { ...defaults, ...options };
   if (!(recent >= 0 && recent <= 1)) throw new RangeError(`Cannot use a recent share of ${recent}: want a number from 0 to 1`);
   return {

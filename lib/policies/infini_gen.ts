@@ -1,4 +1,5 @@
 import type { LayerBases } from "../calibration.ts";
+import { knownOptions } from "../options.ts";
 import { everyRow, type Policy } from "./policy.ts";
 
 /** Options of `infiniGen`. */
@@ -26,6 +27,7 @@ const defaults = { budget: 1024, partial: 0.3, alpha: 4, every: 64, exempt: [0] 
  * the rows, and the first term. Fails past a few hundred thousand rows (the guess reads them all), and where layers differ.
  */
 export const infiniGen = (options: Partial<InfiniGenOptions> & Pick<InfiniGenOptions, "skew">): Policy => {
+  knownOptions("use infiniGen", options, [...Object.keys(defaults), "skew"]);
   const { skew, budget, partial, alpha, every, exempt } = { ...defaults, ...options };
   return {
     name: "infiniGen",

@@ -1,4 +1,5 @@
 import { pool } from "../kernels.ts";
+import { knownOptions } from "../options.ts";
 import { clearSlot, type Policy } from "./policy.ts";
 
 /** Options of `pyramidInfer`. */
@@ -37,6 +38,7 @@ const defaults: PyramidInferOptions = {
  * states while it is read. Fails on what the recent part of the prompt did not ask for: deeper layers have never seen it.
  */
 export const pyramidInfer = (options: Partial<PyramidInferOptions> = {}): Policy => {
+  knownOptions("use pyramidInfer", options, Object.keys(defaults));
   const { recent, newest, sinks, ratio, least, every, generatedRatio } = { ...defaults, ...options };
   return {
     name: "pyramidInfer",

@@ -1,3 +1,4 @@
+import { knownOptions } from "../options.ts";
 import { everyRow, type Policy } from "./policy.ts";
 
 /** Options of `quest`. */
@@ -24,6 +25,7 @@ const defaults: QuestOptions = { budget: 1024, page: 16, sink: 0, perHead: true,
  * of one page that differ.
  */
 export const quest = (options: Partial<QuestOptions> = {}): Policy => {
+  knownOptions("use quest", options, Object.keys(defaults));
   const { budget, page, sink, perHead, exempt } = { ...defaults, ...options };
   if (!Number.isInteger(page) || page < 1) throw new RangeError(`Cannot use pages of ${page} rows: want a whole number from 1`);
   if (sink % page !== 0) throw new RangeError(`Cannot use a sink of ${sink} rows: want a multiple of the page, ${page}`);

@@ -1,5 +1,6 @@
 import type { LayerBases } from "../calibration.ts";
 import { STEP } from "../kernels.ts";
+import { knownOptions } from "../options.ts";
 import { everyRow, type Policy } from "./policy.ts";
 
 /** Options of `sals`. */
@@ -30,6 +31,7 @@ const defaults = { budget: 1024, rank: 0.25, ranked: 0.5, sink: 16, every: 64, e
  * row bytes for the values. Memory: the rows (a later prompt reads them all) and 4 r bytes each. Fails where heads want different rows.
  */
 export const sals = (options: Partial<SALSOptions> & Pick<SALSOptions, "projection">): Policy => {
+  knownOptions("use sals", options, [...Object.keys(defaults), "projection"]);
   const { projection, budget, rank, ranked, sink, every, exempt } = { ...defaults, ...options };
   return {
     name: "sals",

@@ -1,3 +1,4 @@
+import { knownOptions } from "../options.ts";
 import type { Policy } from "./policy.ts";
 
 /** Options of `slidingWindow`. */
@@ -18,6 +19,7 @@ const SLACK = 512;
  * between the two.
  */
 export const slidingWindow = (options: Partial<SlidingWindowOptions> = {}): Policy => {
+  knownOptions("use slidingWindow", options, ["sink", "window"]);
   const { sink, window } = { sink: 4, window: 1024, ...options };
   if (!Number.isInteger(window) || window < 1) throw new RangeError(`Cannot use a window of ${window} rows: want a whole number from 1`);
   return {

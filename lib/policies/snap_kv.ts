@@ -1,4 +1,5 @@
 import { type Kernels, pool } from "../kernels.ts";
+import { knownOptions } from "../options.ts";
 import { type Attention, clearSlot, type Policy } from "./policy.ts";
 
 /** Options of `snapKV`. */
@@ -24,6 +25,7 @@ const defaults: SnapKVOptions = { budget: 1024, window: 32, kernel: 5, pooling: 
  * and the prompt's hidden states. Fails on questions that the window does not hold: what it did not ask for is gone.
  */
 export const snapKV = (options: Partial<SnapKVOptions> = {}): Policy => {
+  knownOptions("use snapKV", options, Object.keys(defaults));
   const { budget, window, kernel, pooling, perHead } = { ...defaults, ...options };
   return {
     name: "snapKV",
