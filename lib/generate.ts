@@ -6,7 +6,6 @@ import { type GenerateResult, Generation } from "./generation.ts";
 import { defaultModel, load, type LoadedModel, type LoadOptions } from "./model.ts";
 import { knownOptions, numberIn, shown } from "./options.ts";
 import type { Policy } from "./policies/policy.ts";
-import { Session } from "./session.ts";
 import type { ChatMessage } from "./tokenizer/chat.ts";
 import type { KvDType, OnWarning } from "./types.ts";
 
@@ -113,12 +112,12 @@ async function* run(
   options: GenerateOptions,
   finish: (results: GenerateResult[]) => void,
 ): AsyncGenerator<BatchPiece, void, undefined> {
-  const { model: given, kv, kvDtype, device, threads, signal, onProgress, onWarning = console.warn } = options;
+  const { model: given, kv, kvDtype, device, threads, signal, onProgress, onWarning } = options;
   using loaded = typeof given === "string" ? await load(given, { device, threads, signal, onProgress, onWarning }) : undefined;
   const model = loaded ?? (given as LoadedModel | undefined) ?? await defaultModel();
   const { capacity, jobs } = jobsOf(model, prompts, options);
   const slots = Math.min(jobs.length, options.slots ?? 8);
-  using session = new Session(model, { kv, slots, capacity, kvDtype, onWarning });
+  using session = model.session({ kv, slots, capacity, kvDtype, ...(onWarning && { onWarning }) });
   const results: GenerateResult[] = [];
   try {
     yield* answers(session, jobs, options, (index, result) => results[index] = result);

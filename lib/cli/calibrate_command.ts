@@ -1,11 +1,10 @@
-import { readFile } from "node:fs/promises";
 import process from "node:process";
 import { calibrate } from "../calibrate.ts";
 import { calibrationPath, saveCalibration } from "../calibration.ts";
 import { load } from "../model.ts";
 import { interruptible } from "./interrupt.ts";
 import { showProgress } from "./progress.ts";
-import { options, Usage, whole } from "./usage.ts";
+import { options, textOf, Usage, whole } from "./usage.ts";
 
 /** `recallkv calibrate MODEL TEXT [--tokens N] [--out FILE]` */
 export async function runCalibrate(args: readonly string[]): Promise<void> {
@@ -18,7 +17,7 @@ export async function runCalibrate(args: readonly string[]): Promise<void> {
   try {
     const { signal } = stop;
     using model = await load(path, { signal, onProgress: progress });
-    const tokens = model.tokenizer.encode(await readFile(text, "utf8"), { bos: model.shape.addBos });
+    const tokens = model.tokenizer.encode(await textOf(text), { bos: model.shape.addBos });
     const calibration = await calibrate(model, tokens.slice(0, Math.min(most, model.shape.trainedContext)), {
       signal,
       onProgress: progress,

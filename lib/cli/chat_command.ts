@@ -1,4 +1,3 @@
-import { readFile } from "node:fs/promises";
 import process from "node:process";
 import { createInterface } from "node:readline";
 import type { Chat } from "../chat.ts";
@@ -7,7 +6,7 @@ import { load } from "../model.ts";
 import { answeringOptions, cacheOptions, loadOptions, samplingOptions } from "./answering.ts";
 import { showProgress } from "./progress.ts";
 import { showStats } from "./stats_line.ts";
-import { options, Usage } from "./usage.ts";
+import { options, textOf, Usage } from "./usage.ts";
 
 /** `recallkv chat [options]`: a line is a message; Ctrl-C ends an answer, and the conversation where none is under way. */
 export async function runChat(args: readonly string[]): Promise<void> {
@@ -20,7 +19,7 @@ export async function runChat(args: readonly string[]): Promise<void> {
     throw new Usage("chat takes --load, or --system or --file, found both");
   }
   const [loading, cache, sampling] = [loadOptions(values), cacheOptions(values), samplingOptions(values)];
-  const system = values.file === undefined ? values.system : `${values.system ?? ""}${await readFile(values.file, "utf8")}`;
+  const system = values.file === undefined ? values.system : `${values.system ?? ""}${await textOf(values.file)}`;
   const isTerminal = process.stdin.isTTY === true && process.stdout.isTTY === true;
   const onProgress = showProgress(process.stderr.isTTY === true);
   let answering = new AbortController();

@@ -1,4 +1,3 @@
-import { readFile } from "node:fs/promises";
 import process from "node:process";
 import { text as readAll } from "node:stream/consumers";
 import { generate } from "../generate.ts";
@@ -7,7 +6,7 @@ import { answeringOptions, cacheOptions, loadOptions, samplingOptions } from "./
 import { interruptible } from "./interrupt.ts";
 import { showProgress } from "./progress.ts";
 import { showStats } from "./stats_line.ts";
-import { options, Usage } from "./usage.ts";
+import { options, textOf, Usage } from "./usage.ts";
 
 /** `recallkv generate PROMPT [options]` */
 export async function runGenerate(args: readonly string[]): Promise<void> {
@@ -44,5 +43,5 @@ async function readPrompt(rest: readonly string[], file: string | undefined): Pr
   if (rest.length === 1 && file !== undefined) throw new Usage("generate takes a prompt or --file, found both");
   if (rest.length === 1) return rest[0];
   if (file === undefined && process.stdin.isTTY) throw new Usage("generate wants a prompt, --file PATH, or text on standard input");
-  return file === undefined || file === "-" ? await readAll(process.stdin) : await readFile(file, "utf8");
+  return file === undefined || file === "-" ? await readAll(process.stdin) : await textOf(file);
 }

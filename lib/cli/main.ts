@@ -86,4 +86,10 @@ async function main(args: readonly string[]): Promise<number> {
   }
 }
 
+// Whoever read our output has had enough (`recallkv … | head`): that is an end, and no failure.
+process.stdout.on("error", (error: Error & { code?: string }) => {
+  if (error.code !== "EPIPE") throw error;
+  process.exit(0);
+});
+
 process.exitCode = await main(process.argv.slice(2));

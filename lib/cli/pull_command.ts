@@ -7,6 +7,7 @@ import { options, Usage } from "./usage.ts";
 export async function runPull(args: readonly string[]): Promise<void> {
   const { values, rest } = options(args, { string: ["to", "revision", "hub"], boolean: [] });
   if (rest.length < 1 || rest.length > 2) throw new Usage(`pull wants OWNER/NAME and perhaps a FILE, found ${rest.length} words`);
+  if (!/^[^/]+\/[^/]+$/.test(rest[0])) throw new Usage(`pull wants OWNER/NAME, found "${rest[0]}"`);
   const { pull } = await import("../pull.ts"); // the only one that needs the hub's library
   const stop = interruptible(new Error("interrupted (run it again to go on)"));
   const onProgress = showProgress(process.stderr.isTTY === true);

@@ -1,4 +1,5 @@
 /** Reading options: what is unknown or malformed is named, with what was wanted. */
+import { readFile } from "node:fs/promises";
 import { parseArgs } from "@std/cli/parse-args";
 import { nearest } from "../options.ts";
 
@@ -20,9 +21,18 @@ export function options(
       throw new Usage(`unknown option ${name}, want ${near ?? `one of ${known.join(", ")}`}`);
     },
   }) as Record<string, unknown> & { _: (string | number)[] };
+  const empty = string.find((name) => parsed[name] === "");
+  if (empty !== undefined) throw new Usage(`--${empty} wants a value`);
   const values = Object.fromEntries(string.map((name) => [name, parsed[name] as string | undefined]));
   const switches = Object.fromEntries(boolean.map((name) => [name, parsed[name] === true]));
   return { values, switches, rest: parsed._.map(String) };
+}
+
+/** The text of a file. */
+export async function textOf(path: string): Promise<string> {
+  return await readFile(path, "utf8").catch((error) => {
+    throw new Error(`Cannot read "${path}": ${error.code === "ENOENT" ? "there is no such file" : error.message}`);
+  });
 }
 
 /** A whole number of an option. */

@@ -13,13 +13,14 @@ export interface Ended {
   readonly err: string;
 }
 
-/** `interrupt`: sends SIGINT when so much was printed. */
-export function recallkv(args: readonly string[], input = "", interrupt?: (out: string) => boolean): Promise<Ended> {
+/** `interrupt`: sends SIGINT when so much was printed. `enough`: closes its stdout after so many characters. */
+export function recallkv(args: readonly string[], input = "", interrupt?: (out: string) => boolean, enough = Infinity): Promise<Ended> {
   return new Promise((resolve) => {
     const child = spawn(process.execPath, [...runtime, main, ...args], { stdio: ["pipe", "pipe", "pipe"] });
     let [out, err, interrupted] = ["", "", false];
     child.stdout.on("data", (data) => {
       out += data;
+      if (out.length > enough) child.stdout.destroy();
       if (interrupted || !interrupt?.(out)) return;
       interrupted = true;
       process.kill(child.pid!, "SIGINT"); // child.kill would make Deno report the signal whatever the child did

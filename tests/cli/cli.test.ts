@@ -70,6 +70,9 @@ describe("recallkv", () => {
       [["generate", "x", "--kv", "magic"], `--kv is "magic"`],
       [["generate", "x", "y"], "found 2"],
       [["demo", "--documents", "0"], `--documents is "0"`],
+      [["generate", "--file"], "--file wants a value"],
+      [["generate", "x", "--stop", ""], "--stop wants a value"],
+      [["pull", "x"], `pull wants OWNER/NAME, found "x"`],
     ];
     const results = await Promise.all(wrong.map(([args]) => recallkv(args)));
     for (const [i, { code, out, err }] of results.entries()) {
@@ -82,6 +85,14 @@ describe("recallkv", () => {
     const { code, err, out } = await recallkv(["generate", "x", "--model", "nowhere"]);
     assertStringIncludes(err, `Cannot load "nowhere"`);
     assertEquals([code, out], [1, ""]);
+    const file = await recallkv(["generate", "--file", "nowhere.txt"]);
+    assertEquals([file.code, file.err], [1, `recallkv: Cannot read "nowhere.txt": there is no such file\n`]);
+  });
+
+  it("ends quietly when nobody reads on", async () => {
+    const args = ["generate", "Once the storm", "--model", nano, "--max-tokens", "2000", "--temperature", "1", "--stop", "never said"];
+    const { code, err } = await recallkv(args, "", undefined, 20);
+    assertEquals([code, err], [0, ""]);
   });
 
   it("draws the same text from the same seed", async () => {

@@ -250,6 +250,23 @@ describe("generate", () => {
     await assertRejects(async () => await generate([99999], options), RangeError, "token 99999 is not in the vocabulary");
   });
 
+  it("warns once of a text past the trained context, with both numbers, and of nothing else", async () => {
+    const model = await nano();
+    const warnings: string[] = [];
+    const onWarning = (sentence: string) => warnings.push(sentence);
+    await generate("Once", { model, maxTokens: 2, capacity: model.shape.trainedContext + 1, onWarning });
+    await generate("Once", { model, maxTokens: 2, onWarning });
+    assertEquals(warnings, ["capacity of 2,049 is past the model's trained context of 2,048 tokens"]);
+  });
+
+  it("takes any bytes for text, and no character apart", async () => {
+    const model = await nano();
+    const text = new TextDecoder().decode(Uint8Array.of(0x61, 0xff, 0xfe, 0x20, 0xe2, 0x82, 0x62)); // invalid UTF-8, as a file gives it
+    const { stats } = await generate(text, { model, maxTokens: 2 });
+    assertEquals(stats.promptTokens, model.tokenizer.encode(text, { bos: model.shape.addBos }).length);
+    assertEquals(model.tokenizer.decode(model.tokenizer.encode(text)), text);
+  });
+
   it("drops the front of a prompt only when it is told", async () => {
     const model = await nano();
     const tokens = model.tokenizer.encode("The mill stood empty. ".repeat(40));
