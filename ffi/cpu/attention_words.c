@@ -103,10 +103,10 @@ RKV_INLINE void logits(const rkv_step *step, const query *q, int32_t heads) {
       RKV_UNROLL for (int32_t r = 0; r < BLOCK; r++) quads[r] = rkv_load_bits(step->keys + (size_t)step->list[j + r] * bytes + d, rkv_min_int(CHANNELS, dim - d));
       rkv_transpose(quads);
       RKV_UNROLL for (int32_t c = 0; c < RKV_LANES; c++) {
-        const rkv_quads k = rkv_quads_of((rkv_uvec)quads[c] ^ 0x80808080);
+        const rkv_quads k = rkv_quads_of((rkv_uvec)quads[c] ^ 0x80808080, 1);
         RKV_UNROLL for (int32_t h = 0; h < heads; h++) {
-          upper[h] = rkv_add_quads(upper[h], k, q[h].upper + d + 4 * c);
-          lower[h] = rkv_add_quads(lower[h], k, q[h].lower + d + 4 * c);
+          upper[h] = rkv_add_quads(upper[h], k, q[h].upper + d + 4 * c, 1);
+          lower[h] = rkv_add_quads(lower[h], k, q[h].lower + d + 4 * c, 1);
         }
       }
     }

@@ -5,12 +5,15 @@
 
 #if RKV_LANES == 16 || defined(__aarch64__)
 #define TILE_ROWS 6           /* with two vectors of weights: 12 integer and 12 float sums */
+#elif defined(__AVX2__)
+#define TILE_ROWS 4
 #else
 #define TILE_ROWS 2
 #endif
 
 /* Parts have two scales in Q6_K, so it takes two halves of a block of x; minima are there in Q4_K and Q5_K. */
 #define HALVES(type) ((type) == RKV_WEIGHT_Q6_K ? 2 : 1)
+#define WIDE(type) ((type) == RKV_WEIGHT_Q8_0)
 #define HAS_MINIMA(type) ((type) == RKV_WEIGHT_Q4_K || (type) == RKV_WEIGHT_Q5_K)
 
 /* What an integer sum begins with: what its bytes will be too much by. `halves` and `excess` are constants. */
@@ -48,9 +51,9 @@ RKV_INLINE void few(float *c, const char *panels, size_t panel_bytes, int32_t co
         RKV_UNROLL for (int32_t v = 0; v < vecs; v++) dot[i][v] = first_sum(&block[i], half, halves, rkv_quant_excess(type));
       RKV_UNROLL for (int32_t word = half * 4; word < (halves == 2 ? half * 4 + 4 : 8); word++) {
         rkv_quads w[4];
-        RKV_UNROLL for (int32_t v = 0; v < vecs; v++) w[v] = rkv_quads_of(rkv_part_bytes(type, part[v], word, (within + v * RKV_LANES) % RKV_PANEL));
+        RKV_UNROLL for (int32_t v = 0; v < vecs; v++) w[v] = rkv_quads_of(rkv_part_bytes(type, part[v], word, (within + v * RKV_LANES) % RKV_PANEL), WIDE(type));
         RKV_UNROLL for (int32_t i = 0; i < rows; i++)
-          RKV_UNROLL for (int32_t v = 0; v < vecs; v++) dot[i][v] = rkv_add_quads(dot[i][v], w[v], rkv_x_quads(x, i) + k + word * 4);
+          RKV_UNROLL for (int32_t v = 0; v < vecs; v++) dot[i][v] = rkv_add_quads(dot[i][v], w[v], rkv_x_quads(x, i) + k + word * 4, WIDE(type));
       }
       RKV_UNROLL for (int32_t v = 0; v < vecs; v++) {
         rkv_vec scale, offset;
@@ -67,7 +70,7 @@ RKV_INLINE void few(float *c, const char *panels, size_t panel_bytes, int32_t co
 }
 
 RKV_INLINE void few_panels(float *c, const char *panels, size_t panel_bytes, int32_t outputs, rkv_x_rows x, int32_t k0, int32_t depth, int32_t type, int32_t rows) {
-  const int32_t vecs = RKV_LANES == 16 && rows == 1 ? 4 : 2;          /* two panels at a time where sums find registers */
+  const int32_t vecs = RKV_LANES >= 8 && rows == 1 ? 4 : 2;           /* a whole panel or two at a time where sums find registers */
   int32_t col = 0;
   for (; col + vecs * RKV_LANES <= outputs; col += vecs * RKV_LANES) few(c, panels, panel_bytes, col, x, k0, depth, type, rows, vecs);
   for (; col < outputs; col += 2 * RKV_LANES) few(c, panels, panel_bytes, col, x, k0, depth, type, rows, 2);
@@ -115,9 +118,9 @@ RKV_INLINE void tile(float *c, const laid_part *part, rkv_x_rows x, int32_t row,
       }
       RKV_UNROLL for (int32_t word = half * 4; word < (halves == 2 ? half * 4 + 4 : 8); word++) {
         rkv_quads w[2];
-        RKV_UNROLL for (int32_t v = 0; v < 2; v++) w[v] = rkv_quads_of(rkv_words((const char *)part->bytes[word], v * RKV_LANES));
+        RKV_UNROLL for (int32_t v = 0; v < 2; v++) w[v] = rkv_quads_of(rkv_words((const char *)part->bytes[word], v * RKV_LANES), WIDE(type));
         RKV_UNROLL for (int32_t i = 0; i < rows; i++)
-          RKV_UNROLL for (int32_t v = 0; v < 2; v++) dot[i][v] = rkv_add_quads(dot[i][v], w[v], rkv_x_quads(x, row + i) + k + word * 4);
+          RKV_UNROLL for (int32_t v = 0; v < 2; v++) dot[i][v] = rkv_add_quads(dot[i][v], w[v], rkv_x_quads(x, row + i) + k + word * 4, WIDE(type));
       }
       RKV_UNROLL for (int32_t i = 0; i < rows; i++) {
         const rkv_x_block *block = (const rkv_x_block *)(x.blocks + (row + i) * x.stride) + k / RKV_PART;

@@ -114,8 +114,8 @@ RKV_INLINE rkv_uvec rkv_part_bytes(int32_t type, rkv_part part, int32_t word, in
   return q;
 }
 
-/* Types without minima: 2^n is what a byte stands for too much. */
-static inline int32_t rkv_quant_excess(int32_t type) { return type == RKV_WEIGHT_Q8_0 ? 7 : type == RKV_WEIGHT_Q4_0 ? 3 : type == RKV_WEIGHT_Q6_K ? 5 : -1; }
+/* Types without minima: 2^n is what a byte stands for too much; -1: nothing. */
+static inline int32_t rkv_quant_excess(int32_t type) { return type == RKV_WEIGHT_Q8_0 ? RKV_SIGNED ? -1 : 7 : type == RKV_WEIGHT_Q4_0 ? 3 : type == RKV_WEIGHT_Q6_K ? 5 : -1; }
 
 /* 32 k of a row of x: x[k] = scale * quad[k]. sum: scale times the sum of the quads; less: minus that sum, of all and of either half. */
 typedef struct rkv_x_block { float scale, sum; int32_t less, less_half[2]; } rkv_x_block;

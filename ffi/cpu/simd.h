@@ -242,23 +242,39 @@ RKV_INLINE rkv_bvec rkv_to_bytes(rkv_vec v) {
 
 /* Products of unsigned and signed bytes, four at a time, exact in 32 bits. A vector of weights holds four neighbouring k of RKV_LANES outputs;
  * the other side is four numbers that all lanes share, as rkv_quad: bytes in order where the instruction set multiplies bytes, else 16-bit
- * numbers in the order 0, 2, 1, 3, since then even and odd bytes of the weights are multiplied in turn. */
+ * numbers in the order 0, 2, 1, 3, since then even and odd bytes of the weights are multiplied in turn.
+ *
+ * AVX2 adds two products of bytes in 16 bits, and would cut off what eight bits of weight make. `wide`, a constant: weights may be beyond 127.
+ * They are then multiplied as what they stand for, byte - 128, by size and sign: 2 * 128 * 127 fits. RKV_SIGNED: so it is here. */
 #if defined(__AVX512VNNI__)
+#define RKV_SIGNED 0
 typedef int8_t rkv_quad;
 typedef struct { rkv_ivec bytes; } rkv_quads;
-RKV_INLINE rkv_quads rkv_quads_of(rkv_uvec bytes) { return (rkv_quads){(rkv_ivec)bytes}; }
+RKV_INLINE rkv_quads rkv_quads_of(rkv_uvec bytes, int32_t wide) { return (void)wide, (rkv_quads){(rkv_ivec)bytes}; }
+#elif defined(__AVX2__)
+#define RKV_SIGNED 1
+typedef int8_t rkv_quad;
+typedef struct { rkv_ivec size, sign; } rkv_quads;
+RKV_INLINE rkv_quads rkv_quads_of(rkv_uvec bytes, int32_t wide) {
+  if (!wide) return (rkv_quads){(rkv_ivec)bytes, {0}};
+  const rkv_ivec sign = (rkv_ivec)(bytes ^ 0x80808080);
+#if defined(__AVX512BW__)
+  return (rkv_quads){(rkv_ivec)_mm512_abs_epi8((__m512i)sign), sign};
 #else
+  return (rkv_quads){(rkv_ivec)_mm256_abs_epi8((__m256i)sign), sign};
+#endif
+}
+#else
+#define RKV_SIGNED 0
 typedef int16_t rkv_quad;
 typedef struct { rkv_ivec even, odd; } rkv_quads;
-RKV_INLINE rkv_quads rkv_quads_of(rkv_uvec bytes) { return (rkv_quads){(rkv_ivec)(bytes & 0x00ff00ff), (rkv_ivec)(bytes >> 8 & 0x00ff00ff)}; }
+RKV_INLINE rkv_quads rkv_quads_of(rkv_uvec bytes, int32_t wide) {
+  return (void)wide, (rkv_quads){(rkv_ivec)(bytes & 0x00ff00ff), (rkv_ivec)(bytes >> 8 & 0x00ff00ff)};
+}
 
 /* Sums of neighbouring products of 16-bit numbers. */
 RKV_INLINE rkv_ivec rkv_pair_products(rkv_ivec a, rkv_ivec b) {
-#if defined(__AVX512BW__)
-  return (rkv_ivec)_mm512_madd_epi16((__m512i)a, (__m512i)b);
-#elif defined(__AVX2__)
-  return (rkv_ivec)_mm256_madd_epi16((__m256i)a, (__m256i)b);
-#elif defined(__x86_64__)
+#if defined(__x86_64__)
   return (rkv_ivec)_mm_madd_epi16((__m128i)a, (__m128i)b);
 #else
   const int16x8_t c = vreinterpretq_s16_s32((int32x4_t)a), d = vreinterpretq_s16_s32((int32x4_t)b);
@@ -274,9 +290,18 @@ RKV_INLINE rkv_ivec rkv_set1_word(const void *word) {
 }
 
 /* sum + the four products of each lane. */
-RKV_INLINE rkv_ivec rkv_add_quads(rkv_ivec sum, rkv_quads weights, const rkv_quad *x /*[4]*/) {
+RKV_INLINE rkv_ivec rkv_add_quads(rkv_ivec sum, rkv_quads weights, const rkv_quad *x /*[4]*/, int32_t wide) {
+  (void)wide;
 #if defined(__AVX512VNNI__)
   return (rkv_ivec)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights.bytes, (__m512i)rkv_set1_word(x));
+#elif defined(__AVX512BW__)
+  __m512i v = (__m512i)rkv_set1_word(x);
+  if (wide) v = _mm512_mask_sub_epi8(v, _mm512_movepi8_mask((__m512i)weights.sign), _mm512_setzero_si512(), v);
+  return sum + (rkv_ivec)_mm512_madd_epi16(_mm512_maddubs_epi16((__m512i)weights.size, v), _mm512_set1_epi16(1));
+#elif defined(__AVX2__)
+  __m256i v = (__m256i)rkv_set1_word(x);
+  if (wide) v = _mm256_sign_epi8(v, (__m256i)weights.sign);
+  return sum + (rkv_ivec)_mm256_madd_epi16(_mm256_maddubs_epi16((__m256i)weights.size, v), _mm256_set1_epi16(1));
 #else
   return sum + rkv_pair_products(weights.even, rkv_set1_word(x)) + rkv_pair_products(weights.odd, rkv_set1_word(x + 2));
 #endif
@@ -284,16 +309,10 @@ RKV_INLINE rkv_ivec rkv_add_quads(rkv_ivec sum, rkv_quads weights, const rkv_qua
 
 /* RKV_LANES whole numbers in [-127, 127] as quads. */
 RKV_INLINE void rkv_store_quads(rkv_quad *to /*[RKV_LANES]*/, rkv_ivec v) {
-#if defined(__AVX512VNNI__)
+#if defined(__AVX2__)
   const rkv_bvec quads = __builtin_convertvector(v, rkv_bvec);
 #else
-#if RKV_LANES == 16
-  v = __builtin_shufflevector(v, v, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
-#elif RKV_LANES == 8
-  v = __builtin_shufflevector(v, v, 0, 2, 1, 3, 4, 6, 5, 7);
-#else
   v = __builtin_shufflevector(v, v, 0, 2, 1, 3);
-#endif
   const rkv_hvec quads = __builtin_convertvector((rkv_uvec)v, rkv_hvec);
 #endif
   memcpy(to, &quads, sizeof quads);
