@@ -91,6 +91,7 @@ export class Session {
     this.#slot(slot);
     return this.#alone("prefill", async () => {
       const room = this.#room;
+      signal?.throwIfAborted();
       if (options.reuse) room.checkTokens(tokens, tokens.length);
       const unread = options.reuse ? this.#goBack(slot, tokens) : tokens;
       const held = this.#slot(slot);
@@ -98,7 +99,6 @@ export class Session {
       const all = pending === null ? [...unread] : [pending, ...unread];
       room.checkTokens(unread, held.tokens.length + all.length);
       if (all.length === 0 || (options.reuse && unread.length === 0)) return 0;
-      signal?.throwIfAborted();
       if (options.query !== "sparse" && this.policy.block !== "prompt") room.keeper.commit(slot, held, all.length); // refused before anything is read
       const before = new Mark(room.device, room.device.kernels, slot, held, room.marked, room.layers);
       const read = options.query === "sparse" ? feed : readPrompt;

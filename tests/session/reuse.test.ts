@@ -81,6 +81,8 @@ describe("prefill with reuse", () => {
     await session.prefill(text);
     await assertRejects(() => session.prefill([1, ...text, ...text], { reuse: true }), RangeError, "capacity is 100");
     await assertRejects(() => session.prefill([1, 99999], { reuse: true }), RangeError, "not in the vocabulary");
+    const aborted = AbortSignal.abort(new Error("enough"));
+    await assertRejects(() => session.prefill([1, 2], { reuse: true, signal: aborted }), Error, "enough");
     assertEquals(session.tokens(), text);
   });
 });
