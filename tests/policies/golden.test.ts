@@ -227,9 +227,9 @@ describe("quest ranks and reads what its published code does", () => {
 describe("chunkKV keeps what its published code keeps", () => {
   // Ours pools nothing beside chunks, and cuts chunks before the window: cases of that form.
   const alike = chunkKVGoldens().filter(({ aligned, options }) => aligned && options.kernel === 1);
-  for (const { name, inputs, options, kept } of alike) {
+  for (const { name, inputs, options: { budget, chunk, window }, kept } of alike) {
     it(name, async () => {
-      const got = await under(chunkKV({ ...options, reuse: 1 }), inputs, options.budget, (bench, layer) => {
+      const got = await under(chunkKV({ budget, chunk, window, reuse: 1 }), inputs, budget, (bench, layer) => {
         bench.prompt(range(inputs.length), layer);
       }, (bench) => Promise.all(range(inputs.kvHeads).map((h) => bench.held(h))));
       assertEquals(got, range(inputs.kvHeads).map(() => [...kept]));
