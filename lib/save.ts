@@ -75,7 +75,7 @@ export async function fill(file: SavedFile<SessionFacts>, session: Saveable, onP
   using mapped = device.file(file.path);
   using arena = device.arena(4 * file.sums.length + (1 << 20));
   const sums = arena.tensor("u32", [file.sums.length]);
-  sums.commit(1);
+  sums.commit(file.sums.length);
   let [done, ahead, waiting] = [0, 0, 0];
   for (const [i, { tensor }] of runs.entries()) {
     const { offset, elements, bytes } = spans[i];
