@@ -5,7 +5,19 @@ import { fileURLToPath } from "node:url";
 
 const main = fileURLToPath(new URL("../../lib/cli/main.ts", import.meta.url));
 const map = fileURLToPath(new URL("../../lib/std/import_map.json", import.meta.url));
-const runtime = "Deno" in globalThis ? ["run", "-A", "--no-check", `--import-map=${map}`] : ["run"];
+const tool = fileURLToPath(new URL("../../scripts/tool.sh", import.meta.url));
+const flags = { deno: ["run", "-A", "--no-check", `--import-map=${map}`], bun: ["run"] };
+const own = "Deno" in globalThis ? "deno" : "bun";
+
+/** What the command line prints in a runtime. */
+export function printedIn(runtime: "bun" | "deno", args: readonly string[]): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const child = spawn("sh", [tool, runtime, ...flags[runtime], main, ...args], { stdio: ["ignore", "pipe", "inherit"] });
+    let out = "";
+    child.stdout.on("data", (data) => out += data);
+    child.on("close", (code) => code === 0 ? resolve(out) : reject(new Error(`${runtime} ended with ${code}`)));
+  });
+}
 
 export interface Ended {
   readonly code: number | null;
@@ -16,7 +28,7 @@ export interface Ended {
 /** `interrupt`: sends SIGINT when so much was printed. `enough`: closes its stdout after so many characters. */
 export function recallkv(args: readonly string[], input = "", interrupt?: (out: string) => boolean, enough = Infinity): Promise<Ended> {
   return new Promise((resolve) => {
-    const child = spawn(process.execPath, [...runtime, main, ...args], { stdio: ["pipe", "pipe", "pipe"] });
+    const child = spawn(process.execPath, [...flags[own], main, ...args], { stdio: ["pipe", "pipe", "pipe"] });
     let [out, err, interrupted] = ["", "", false];
     child.stdout.on("data", (data) => {
       out += data;

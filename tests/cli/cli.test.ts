@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, it } from "node:test";
-import { recallkv } from "./child.ts";
+import { printedIn, recallkv } from "./child.ts";
 import { fileURLToPath } from "node:url";
 
 const nano = fileURLToPath(new URL("../../models/nano", import.meta.url));
@@ -101,6 +101,27 @@ describe("recallkv", () => {
     assertEquals([a.code, a.err], [0, ""]);
     assertEquals(b.out, a.out);
     assert(c.out !== a.out);
+  });
+
+  it("draws the same tokens in Bun and in Deno", async () => {
+    const args = [
+      "generate",
+      "Once the storm",
+      "--model",
+      nano,
+      "--max-tokens",
+      "40",
+      "--temperature",
+      "1.2",
+      "--top-p",
+      "0.95",
+      "--seed",
+      "9",
+    ];
+    const penalties = ["--repetition-penalty", "1.1", "--kv", "clusterKV", "--budget", "8", "--json"];
+    const [bun, deno] = await Promise.all((["bun", "deno"] as const).map((runtime) => printedIn(runtime, [...args, ...penalties])));
+    assertEquals(JSON.parse(bun).tokens, JSON.parse(deno).tokens);
+    assert(JSON.parse(bun).tokens.length > 0);
   });
 
   it("talks, a line at a time, and goes on with what was saved", async () => {
