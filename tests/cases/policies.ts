@@ -1,26 +1,12 @@
 /** Cases of the ops that rank by more than a centroid: radius, estimates, pages. */
-import { at, type Plain, range } from "../reference/plain.ts";
+import { type Plain, range } from "../reference/plain.ts";
 import { type Args, type Case, cases, exact, naive, twice } from "./case.ts";
 import { activeSlots, type KvDType, kvRows, layer, NOWHERE, tensor, unwritten, work } from "./inputs.ts";
 import type { Random } from "./random.ts";
+import { type FillBudget, fillBudget } from "./select.ts";
 
 /** Clusters per piece of estimates (RKV_PIECE). */
 const PIECE = 256;
-
-/** offsets[slots, kvHeads, most + 1] of clusters with up to `largest` rows, from row 16 on; nowhere past a slot's clusters. */
-function clusterOffsets(counts: readonly number[], kvHeads: number, most: number, largest: number, random: Random): Plain {
-  const offsets = tensor("i32", [counts.length, kvHeads, most + 1], () => NOWHERE);
-  counts.forEach((count, s) => {
-    for (const h of range(kvHeads)) {
-      let row = 16;
-      for (const c of range(count + 1)) {
-        at(offsets, s, h, c)[0] = row;
-        row += random.below(largest + 1);
-      }
-    }
-  });
-  return offsets;
-}
 
 interface Estimates {
   /** Clusters in use, per slot. */
@@ -85,26 +71,17 @@ function radius({ begin, rows, clusters, kvHeads, headDim, dtype = "f32" }: Radi
   };
 }
 
-interface FillWhole {
-  counts: number[];
-  inactive?: number[];
-  kvHeads: number;
-  perHead?: number;
-  largest: number;
-  k: number;
-  budget: number;
-}
-
-function fillWhole({ counts, inactive, kvHeads, perHead = 1, largest, k, budget }: FillWhole, random: Random): Args {
-  const [slots, n, most] = [counts.length, kvHeads * perHead, Math.max(...counts) + 2];
-  const ranked = counts.map((count) => range(n).map(() => random.shuffled(count)));
+/** As fillBudget, with a bias for every cluster. */
+function fillWhole(row: FillBudget, random: Random): Args {
+  const { index, order, offsets, active } = fillBudget(row, random);
+  const [slots, n] = (index as Plain).shape;
   return {
-    index: unwritten("i32", [slots, n, budget]),
-    bias: unwritten("f32", [slots, n, most]),
-    order: tensor("i32", [slots, n, k], (s, h, i) => ranked[s][h][i] ?? -1),
-    offsets: clusterOffsets(counts, kvHeads, most, largest, random),
-    count: tensor("i32", [slots], (s) => counts[s]),
-    active: activeSlots(slots, inactive),
+    index,
+    bias: unwritten("f32", [slots, n, Math.max(...row.counts) + 2]),
+    order,
+    offsets,
+    count: tensor("i32", [slots], (s) => row.counts[s]),
+    active,
   };
 }
 
@@ -180,7 +157,7 @@ export const policyCases: Case[] = [
     { begin: 3, rows: 20, clusters: 30, kvHeads: 2, headDim: 64, dtype: "bf16" },
     { begin: 16, rows: 300, clusters: 9, kvHeads: 2, headDim: 33, dtype: "q8" },
   ]),
-  ...cases<FillWhole>("fillWhole", twice(naive("f32")), fillWhole, [
+  ...cases<FillBudget>("fillWhole", twice(naive("f32")), fillWhole, [
     { counts: [37], kvHeads: 3, largest: 9, k: 37, budget: 64 },
     { counts: [12], kvHeads: 1, largest: 300, k: 12, budget: 17 },
     { counts: [37], kvHeads: 2, largest: 1, k: 16, budget: 16 },

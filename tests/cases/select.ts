@@ -89,7 +89,7 @@ function topk({ slots = 1, inactive = [], n, width, k, inputs }: TopK, random: R
   };
 }
 
-interface FillBudget {
+export interface FillBudget {
   /** Clusters in use, per slot; their sizes are random up to `largest`. */
   counts: number[];
   inactive?: number[];
@@ -102,7 +102,7 @@ interface FillBudget {
   budget: number;
 }
 
-function fillBudget({ counts, inactive, kvHeads, perHead = 1, largest, k, budget }: FillBudget, random: Random): Args {
+export function fillBudget({ counts, inactive, kvHeads, perHead = 1, largest, k, budget }: FillBudget, random: Random): Args {
   const [slots, n, most] = [counts.length, kvHeads * perHead, Math.max(...counts) + 2];
   const ranked = counts.map((count) => range(n).map(() => random.shuffled(count)));
   return {
