@@ -1,7 +1,7 @@
 /** Cases of the ops that rank by more than a centroid: radius, estimates, pages. */
 import { type Plain, range } from "../reference/plain.ts";
 import { type Args, type Case, cases, exact, naive, twice } from "./case.ts";
-import { activeSlots, type KvDType, kvRows, layer, NOWHERE, tensor, unwritten, work } from "./inputs.ts";
+import { type KvDType, kvRows, layer, NOWHERE, tensor, unwritten, work } from "./inputs.ts";
 import type { Random } from "./random.ts";
 import { type FillBudget, fillBudget } from "./select.ts";
 
