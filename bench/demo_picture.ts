@@ -1,5 +1,5 @@
 /**
- * Draws what the demo measured: bench/demo.json (what `npm run demo -- --json bench/demo.json` wrote) -> bench/demo.svg.
+ * Draws what the demo measured: bench/demo.json (what `npm run --silent demo -- --json` printed) -> bench/demo.svg.
  *   bun run bench/demo_picture.ts
  */
 import { readFileSync, writeFileSync } from "node:fs";

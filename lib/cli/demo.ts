@@ -1,5 +1,4 @@
 /** recallkv demo: questions about long documents just read, with the full cache, ClusterKV at small budgets, and sliding windows. */
-import { writeFile } from "node:fs/promises";
 import { load, type LoadedModel, shippedModel } from "../model.ts";
 import { attendedRows, bytesPerRow } from "../metrics/attended.ts";
 import { clusterKV } from "../policies/cluster_kv.ts";
@@ -14,8 +13,6 @@ export interface DemoOptions {
   /** Draws facts and their places. */
   seed: number;
   documents: number;
-  /** Where to write the table as JSON. */
-  json?: string;
   print: (line: string) => void;
 }
 
@@ -24,6 +21,8 @@ export interface DemoRow {
   budget: number;
   tokensPerCluster: number | null;
   bound: number | null;
+  /** Layers in which every row is read. */
+  exempt: readonly number[];
   /** Rows read per head and step, by source: means over all layers. */
   attended: { sink: number; index: number; tail: number };
   bytesPerStep: number;
@@ -56,8 +55,8 @@ interface Entry {
   bytesPerStep: number;
 }
 
-/** Runs the demo, prints it, and returns what `--json` writes. */
-export async function demo({ seed, documents: wanted, json, print }: DemoOptions): Promise<DemoTable> {
+/** Runs the demo, prints it, and returns what `--json` prints. */
+export async function demo({ seed, documents: wanted, print }: DemoOptions): Promise<DemoTable> {
   using model = await load(shippedModel());
   const documents = await writeDocuments(model, { seed, documents: wanted, facts: FACTS, tokens: CONTEXT });
   const n = documents.length * FACTS;
@@ -97,6 +96,7 @@ export async function demo({ seed, documents: wanted, json, print }: DemoOptions
     policy: policy().name,
     budget,
     ...about,
+    exempt: (policy().options?.exempt ?? []) as readonly number[],
     attended,
     bytesPerStep,
     tokensPerSecond: generated / seconds,
@@ -104,7 +104,6 @@ export async function demo({ seed, documents: wanted, json, print }: DemoOptions
   }));
   const table = { model: "mini", seed, context: CONTEXT, n, prefillSeconds, rows };
   for (const line of format(table)) print(line);
-  if (json) await writeFile(json, JSON.stringify(table, null, 2) + "\n");
   return table;
 }
 

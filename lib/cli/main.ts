@@ -48,7 +48,7 @@ Options of calibrate
 Options of demo
   --seed N            draws the facts and their places                         (1)
   --documents N       how many documents to read                               (2)
-  --json FILE         write the table to FILE
+  --json              print one document and nothing else
 `;
 
 const commands: Record<string, (args: readonly string[]) => Promise<void>> = {
