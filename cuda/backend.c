@@ -16,11 +16,21 @@ static const struct { const char *name; int32_t module; } kernels[RKV_KERNEL_COU
 #undef X
 };
 
-void rkv_launch(rkv_cuda *c, rkv_kernel_id kernel, uint64_t x, uint32_t y, uint32_t z, uint32_t threads, uint32_t shared, void **parameters) {
-  if (c->result != 0 || x == 0 || y == 0 || z == 0) return;
-  CUattribute overlap = {.id = RKV_CU_OVERLAP, .value = 1};
-  const CUconfig config = {{(unsigned)x, y, z}, {threads, 1, 1}, shared, c->stream, &overlap, c->capability >= 90};
+static void launch(rkv_cuda *c, rkv_kernel_id kernel, CUconfig config, uint32_t ranks, void **parameters) {
+  CUattribute attributes[] = {{.id = RKV_CU_OVERLAP, .value.flag = 1}, {.id = RKV_CU_CLUSTER, .value.of = {ranks, 1, 1}}};
+  if (c->result != 0 || config.grid[0] == 0 || config.grid[1] == 0 || config.grid[2] == 0) return;
+  config.stream = c->stream;
+  config.attributes = attributes;
+  config.count = c->capability < 90 ? 0 : ranks > 1 ? 2 : 1;
   c->result = cuLaunchKernelEx(&config, c->functions[kernel], parameters, NULL);
+}
+
+void rkv_launch(rkv_cuda *c, rkv_kernel_id kernel, uint64_t x, uint32_t y, uint32_t z, uint32_t threads, uint32_t shared, void **parameters) {
+  launch(c, kernel, (CUconfig){{(unsigned)x, y, z}, {threads, 1, 1}, shared, NULL, NULL, 0}, 1, parameters);
+}
+
+void rkv_launch_clusters(rkv_cuda *c, rkv_kernel_id kernel, uint32_t x, uint32_t y, uint32_t ranks, uint32_t threads, uint32_t shared, void **parameters) {
+  launch(c, kernel, (CUconfig){{x * ranks, y, 1}, {threads, 1, 1}, shared, NULL, NULL, 0}, ranks, parameters);
 }
 
 static int32_t run(void *state, rkv_arena_object *arena, int32_t op, const void *args) {

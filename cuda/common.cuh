@@ -197,6 +197,8 @@ DEVICE float warp_dot(const float *q, int dtype, const void *row, int dim) {
   return dtype == RKV_Q8 ? sum * q8_scale(row, dim) : sum;
 }
 
+DEVICE float silu(float g) { return g / (1 + expf(-g)); }
+
 /* A number that is smaller for a better score; -inf and NaN have none. */
 #define NO_RANK 0xffffffffu
 DEVICE unsigned rank_of(float score) {

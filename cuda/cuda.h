@@ -74,6 +74,8 @@ void rkv_cuda_poison(rkv_cuda *c, rkv_arena_object *arena, const char *format, .
 
 /* Keeps the first failure in c->result. A grid without blocks is not launched. */
 void rkv_launch(rkv_cuda *c, rkv_kernel_id kernel, uint64_t x, uint32_t y, uint32_t z, uint32_t threads, uint32_t shared, void **parameters);
+/* The same with clusters of `ranks` blocks along x, x of them: Hopper and later, or 1. */
+void rkv_launch_clusters(rkv_cuda *c, rkv_kernel_id kernel, uint32_t x, uint32_t y, uint32_t ranks, uint32_t threads, uint32_t shared, void **parameters);
 #define LAUNCH(c, kernel, x, y, z, threads, shared, ...) rkv_launch(c, RKV_KERNEL_##kernel, (uint64_t)(x), (uint32_t)(y), (uint32_t)(z), threads, (uint32_t)(shared), (void *[]){__VA_ARGS__})
 
 static inline int32_t rkv_blocks(int64_t count, int32_t size) { return (int32_t)((count + size - 1) / size); }

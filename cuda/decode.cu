@@ -1,60 +1,79 @@
 /* decode.cu: decode attention over rows of 16 bits, heads of 64 or 128 channels, groups of up to eight heads, on tensor cores. Rows go straight
  * from memory to registers, 16 at a time for each warp, keys of the next ones while the present are used; a block's four warps take turns over
- * a piece's rows and are merged in order. Queries and probabilities stay exact: three halves each (step.cu says how); the upper half of a
- * product's 16 rows of heads carries the second halves, so two products do for three. What is cut how: attention.cu. */
+ * a piece's rows and are merged in order. Queries and probabilities stay exact: three halves each; the upper half of a product's 16 rows of
+ * heads carries the second halves, so two products do for three. What is cut how: attention.cu. The block that ends last merges a unit's
+ * pieces, in their order; with an index per head attention.cu does, because what is counted there is a share of all heads. */
 #include "mma.cuh"
 #include "plan.cuh"
 
-#define LOG2_E 1.4426950408889634f
-
-template <int DTYPE>
-DEVICE float rest_of(float x, float *half) {
-  *half = DTYPE == RKV_BF16 ? __bfloat162float(__float2bfloat16_rn(x)) : __half2float(__float2half_rn(fminf(fmaxf(x, -65504.0f), 65504.0f)));
-  return x - *half;
-}
-template <int DTYPE>
-DEVICE void split(unsigned part[3], float a, float b) {
-#pragma unroll
-  for (int i = 0; i < 3; i++) {
-    float x, y;
-    a = rest_of<DTYPE>(a, &x);
-    b = rest_of<DTYPE>(b, &y);
-    part[i] = halves<DTYPE>(x, y);
-  }
-}
-
 DEVICE uint4 row_chunk(const char *rows, int row, int row_bytes, int at) {
   return row >= 0 ? *(const uint4 *)(rows + (int64_t)row * row_bytes + at) : make_uint4(0, 0, 0, 0);
+}
+
+/* Pieces of units that have ended; 0 between launches. */
+__device__ int ended[RKV_TICKETS];
+
+/* A warp merges a head's pieces. */
+template <int DIM>
+DEVICE void merge_head(float *to, float *lse, const float *partials, int pieces) {
+  const float *mine = partials + LANE * (DIM + 2) + DIM;
+  const float top = LANE < pieces ? __ldcg(mine) : -INFINITE, sum = LANE < pieces ? __ldcg(mine + 1) : 0;
+  const float all = warp_max(sum == 0 ? -INFINITE : top), weight = sum == 0 ? 0 : expf(top - all), total = warp_sum(weight * sum), inverse = total == 0 ? 0 : 1 / total;
+  float x[DIM / 32];
+#pragma unroll
+  for (int d = 0; d < DIM / 32; d++) x[d] = 0;
+#pragma unroll 8
+  for (int i = 0; i < RKV_PIECES; i++) {
+    if (i >= pieces) break;
+    const float w = __shfl_sync(0xffffffffu, weight, i);
+#pragma unroll
+    for (int d = 0; d < DIM / 32; d += 2) {
+      const float2 v = __ldcg((const float2 *)(partials + i * (DIM + 2) + d * 32 + 2 * LANE));
+      x[d] = fmaf(w, v.x, x[d]);
+      x[d + 1] = fmaf(w, v.y, x[d + 1]);
+    }
+  }
+#pragma unroll
+  for (int d = 0; d < DIM / 32; d += 2) *(float2 *)(to + d * 32 + 2 * LANE) = make_float2(x[d] * inverse, x[d + 1] * inverse);
+  if (LANE == 0 && lse) *lse = total == 0 ? -INFINITE : all + logf(total);
 }
 
 /* grid: pieces, units, slots. */
 template <int DTYPE, int DIM>
 DEVICE void decode(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_layer_data &layer) {
   __shared__ float tops[4][8], totals[4][8], outs[4][8][DIM];
+  __shared__ uint4 first_halves[DIM / 16][32]; /* of queries, per 16 channels: first halves (k, k + 8), second */
+  __shared__ uint2 third_halves[DIM / 16][32];
+  __shared__ int is_last;
   const int slot = blockIdx.z, piece = blockIdx.x, g = LANE / 4, t = LANE % 4, limit = gridDim.x;
-  if (!kv.active[slot]) return;
   const plan p = plan_of(a, kv, layer, slot, blockIdx.y);
-  if (piece >= p.pieces) return;
+  if (!kv.active[slot]) return;
+  const int is_merged_here = !is_per_head(a, layer);
+  if (piece >= p.pieces) {
+    if (p.pieces == 0 && piece == 0 && is_merged_here)
+      for (int h = WARP; h < p.heads; h += 4) {
+        const int64_t row = (int64_t)slot * layer.heads + p.head + h;
+        merge_head<DIM>((float *)a.attended.data + row * DIM, a.lse.data ? (float *)a.lse.data + row : NULL, NULL, 0);
+      }
+    return;
+  }
   const int64_t plane = (((int64_t)slot * kv.kv_heads + p.kv_head) * kv.capacity) * DIM * 2;
   const char *keys = (const char *)kv.keys.data + plane, *values = (const char *)kv.values.data + plane;
-  unsigned q[DIM / 16][6]; /* per 16 channels: first halves (k, k + 8), second, third */
-  {
-    const float *from = (const float *)a.q.data + ((int64_t)slot * layer.heads + p.head + g) * DIM;
+  if (WARP < DIM / 32) { /* chunk t of 32 channels: pairs 0, 1 are one product's, 2, 3 the next one's */
+    const float *from = (const float *)a.q.data + ((int64_t)slot * layer.heads + p.head + g) * DIM + WARP * 32 + t * 8;
+    float4 u = make_float4(0, 0, 0, 0), v = u;
+    if (g < p.heads) {
+      u = *(const float4 *)from;
+      v = *(const float4 *)(from + 4);
+    }
+    const float x[8] = {u.x, u.y, u.z, u.w, v.x, v.y, v.z, v.w};
 #pragma unroll
-    for (int i = 0; i < DIM / 32; i++) { /* chunk t of 32 channels: pairs 0, 1 are one product's, 2, 3 the next one's */
-      float4 u = make_float4(0, 0, 0, 0), v = u;
-      if (g < p.heads) {
-        u = *(const float4 *)(from + i * 32 + t * 8);
-        v = *(const float4 *)(from + i * 32 + t * 8 + 4);
-      }
-      const float x[8] = {u.x, u.y, u.z, u.w, v.x, v.y, v.z, v.w};
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        unsigned part[3];
-        split<DTYPE>(part, x[2 * j], x[2 * j + 1]);
-#pragma unroll
-        for (int s = 0; s < 3; s++) q[2 * i + j / 2][2 * s + j % 2] = part[s];
-      }
+    for (int j = 0; j < 2; j++) {
+      unsigned one[3], two[3];
+      split<DTYPE>(one, x[4 * j], x[4 * j + 1]);
+      split<DTYPE>(two, x[4 * j + 2], x[4 * j + 3]);
+      first_halves[2 * WARP + j][LANE] = make_uint4(one[0], one[1], two[0], two[1]);
+      third_halves[2 * WARP + j][LANE] = make_uint2(one[2], two[2]);
     }
   }
   float out[DIM / 8][4], top = -INFINITE, sum = 0;
@@ -86,6 +105,8 @@ DEVICE void decode(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_
     load_keys(place);
     load_values(place);
   }
+  __syncthreads();
+  int chosen = 0, tail = 0; /* rows that this lane has seen of each source */
   for (; place < end; place += 64) {
     float s[2][2]; /* logits of head g: rows 2t, 2t + 1 of each eight */
 #pragma unroll
@@ -96,7 +117,9 @@ DEVICE void decode(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_
         const unsigned b[4] = {k[h][i].x, k[h][i].y, k[h][i].z, k[h][i].w};
 #pragma unroll
         for (int j = 0; j < 2; j++) {
-          const unsigned *part = q[2 * i + j], first[4] = {part[0], part[2], part[1], part[3]}, last[4] = {part[4], 0, part[5], 0};
+          const uint4 both = first_halves[2 * i + j][LANE];
+          const uint2 third_half = third_halves[2 * i + j][LANE];
+          const unsigned first[4] = {both.x, both.y, both.z, both.w}, last[4] = {third_half.x, 0, third_half.y, 0};
           multiply<DTYPE>(third, last, b[2 * j], b[2 * j + 1]);
           multiply<DTYPE>(c, first, b[2 * j], b[2 * j + 1]);
         }
@@ -109,6 +132,9 @@ DEVICE void decode(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       float *x = &s[i / 2][i % 2];
+      const int at = place + 2 * t + i % 2 + i / 2 * 8;
+      chosen += seen >> i & 1 && at >= p.sink && at < p.sink + p.chosen;
+      tail += seen >> i & 1 && at >= p.sink + p.chosen;
       *x = seen >> i & 1 ? cap_logit(*x, layer) : -INFINITE;
       now = larger(*x, now);
     }
@@ -166,10 +192,30 @@ DEVICE void decode(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_
     to[d] = x;
     if (d == 0) to[DIM] = all, to[DIM + 1] = total;
   }
+  if (!is_merged_here) return;
+  if (g > 0) chosen = tail = 0; /* eight lanes saw each row */
+  chosen = warp_sum_int(chosen);
+  tail = warp_sum_int(tail);
+  unsigned long long *counters = (unsigned long long *)kv.attended + (int64_t)slot * 4; /* integers: the order of adding is no matter */
+  if (LANE == 0 && chosen > 0) atomicAdd(counters + 1, (unsigned long long)chosen);
+  if (LANE == 0 && tail > 0) atomicAdd(counters + 2, (unsigned long long)tail);
+  if (THREAD == 0 && piece == 0) atomicAdd(counters, (unsigned long long)p.sink);
+  int *ticket = ended + slot * gridDim.y + blockIdx.y;
+  __threadfence();
+  __syncthreads();
+  if (THREAD == 0) is_last = atomicAdd(ticket, 1) == p.pieces - 1;
+  __syncthreads();
+  if (!is_last) return;
+  __threadfence();
+  if (THREAD == 0) *ticket = 0;
+  for (int h = WARP; h < p.heads; h += 4) {
+    const int64_t row = (int64_t)slot * layer.heads + p.head + h;
+    merge_head<DIM>((float *)a.attended.data + row * DIM, a.lse.data ? (float *)a.lse.data + row : NULL, (const float *)a.work.data + row * limit * (DIM + 2), p.pieces);
+  }
 }
 
 #define DECODE(name, dtype, dim)                                                                                                          \
-  KERNEL __launch_bounds__(128, 2) kernel_decode_##name(const __grid_constant__ rkv_attend_args a, const __grid_constant__ rkv_rows_data kv, \
+  KERNEL __launch_bounds__(128, 3) kernel_decode_##name(const __grid_constant__ rkv_attend_args a, const __grid_constant__ rkv_rows_data kv, \
                                                         const __grid_constant__ rkv_layer_data layer) {                                   \
     begin();                                                                                                                              \
     decode<dtype, dim>(a, kv, layer);                                                                                                     \

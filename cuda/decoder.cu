@@ -1,5 +1,6 @@
 /* decoder.cu: what lies between the products: rotations, embedding, norms, biases, appending to the KV rows. */
 #include "common.cuh"
+#include "quant.cuh"
 
 /* Angles in f64: at position 100,000 an f32 angle would be off by 0.004. */
 KERNEL kernel_rotations(const __grid_constant__ rkv_rotations_args a) {
@@ -16,11 +17,6 @@ KERNEL kernel_rotations(const __grid_constant__ rkv_rotations_args a) {
 }
 
 /* A row of the table is a row of a weight: a block takes one token, through the product with a unit vector being a copy. */
-DEVICE float half_at(const unsigned char *p) { return __half2float(__ushort_as_half((unsigned short)(p[0] | p[1] << 8))); }
-DEVICE void k_scale(const unsigned char *s, int part, int *scale, int *minimum) {
-  *scale = part < 4 ? s[part] & 63 : (s[part + 4] & 15) | (s[part - 4] >> 6) << 4;
-  *minimum = part < 4 ? s[part + 4] & 63 : s[part + 4] >> 4 | (s[part] >> 6) << 4;
-}
 DEVICE float weight_at(int type, const unsigned char *row, int k) {
   const int part = k % 256 / 32, i = k % 32;
   switch (type) {
@@ -104,8 +100,9 @@ DEVICE void finish_head(float *head, const float *x, const float *bias, const fl
   __syncwarp();
 }
 
-/* q in place; k and v from work to the KV rows. A block has eight heads of one row of x: grid rows, heads / 8. `kv.keys.data` NULL: only the queries are wanted. */
-KERNEL kernel_finish(float *q, const float *k, const float *v, const __grid_constant__ rkv_rows_data kv, const __grid_constant__ rkv_layer_data layer,
+/* q in place; k and v from work to the KV rows. A block has as many heads of one row of x as warps, or, in a step, all of them: there it moves
+ * the slot's rowEnd on as well. grid: rows, runs of heads. `kv.keys.data` NULL: only the queries are wanted. */
+KERNEL __launch_bounds__(1024, 1) kernel_finish(float *q, const float *k, const float *v, const __grid_constant__ rkv_rows_data kv, const __grid_constant__ rkv_layer_data layer,
                   const __grid_constant__ rkv_view rotations, const int *position, const int *active, int slot, const float *q_bias, const float *k_bias,
                   const float *v_bias, const float *q_norm, const float *k_norm, int *fault) {
   begin();
@@ -116,32 +113,33 @@ KERNEL kernel_finish(float *q, const float *k, const float *v, const __grid_cons
   const int64_t to = !kv.keys.data ? 0 : is_step ? kv.row_end[to_slot] : (int64_t)kv.row_end[to_slot] + row;
   const float *rotation = layer.rope_dim ? (const float *)rotations.data + (int64_t)row * layer.rope_dim : NULL;
   float *head = heads + WARP * dim;
-  const int h = blockIdx.y * WARPS + WARP;
-  if (to >= kv.capacity && kv.keys.data && THREAD == 0) *(volatile int *)fault = 1;
-  if (h >= all) return;
-  if (h < layer.heads) {
-    float *x = q + ((int64_t)row * layer.heads + h) * dim;
-    finish_head(head, x, q_bias ? q_bias + h * dim : NULL, q_norm, rotation, layer);
-    for (int d = LANE; d < dim; d += 32) x[d] = head[d];
-    return;
+  const bool is_room = to < kv.capacity;
+  if (!is_room && kv.keys.data && THREAD == 0) *(volatile int *)fault = 1;
+  for (int h = blockIdx.y * WARPS + WARP; h < all; h += gridDim.y * WARPS) {
+    if (h < layer.heads) {
+      float *x = q + ((int64_t)row * layer.heads + h) * dim;
+      finish_head(head, x, q_bias ? q_bias + h * dim : NULL, q_norm, rotation, layer);
+      for (int d = LANE; d < dim; d += 32) x[d] = head[d];
+    } else if (is_room) {
+      const int is_value = h >= layer.heads + layer.kv_heads, g = h - layer.heads - (is_value ? layer.kv_heads : 0);
+      const int64_t from = ((int64_t)row * layer.kv_heads + g) * dim, place = ((int64_t)to_slot * layer.kv_heads + g) * kv.capacity + to;
+      const rkv_view &rows = is_value ? kv.values : kv.keys;
+      if (is_value) finish_head(head, v + from, v_bias ? v_bias + g * dim : NULL, NULL, NULL, layer);
+      else finish_head(head, k + from, k_bias ? k_bias + g * dim : NULL, k_norm, rotation, layer);
+      put_row(rows.dtype, (char *)rows.data + place * row_bytes(rows.dtype, dim), head, dim);
+      if (!is_value && LANE == 0) kv.position[place] = position[row];
+    }
+    __syncwarp();
   }
-  if (to >= kv.capacity) return;
-  const int is_value = h >= layer.heads + layer.kv_heads, g = h - layer.heads - (is_value ? layer.kv_heads : 0);
-  const int64_t from = ((int64_t)row * layer.kv_heads + g) * dim, place = ((int64_t)to_slot * layer.kv_heads + g) * kv.capacity + to;
-  const rkv_view &rows = is_value ? kv.values : kv.keys;
-  if (is_value) finish_head(head, v + from, v_bias ? v_bias + g * dim : NULL, NULL, NULL, layer);
-  else finish_head(head, k + from, k_bias ? k_bias + g * dim : NULL, k_norm, rotation, layer);
-  put_row(rows.dtype, (char *)rows.data + place * row_bytes(rows.dtype, dim), head, dim);
-  if (!is_value && LANE == 0) kv.position[place] = position[row];
+  if (!is_step || !kv.keys.data) return;
+  __syncthreads(); /* all have read it */
+  if (THREAD == 0 && is_room) kv.row_end[to_slot] = (int)to + 1;
 }
 
-/* rowEnd moves on by what was appended. */
+/* rowEnd moves on by what a chunk appended. */
 KERNEL kernel_move_row_end(const __grid_constant__ rkv_rows_data kv, int slot, int count) {
   begin();
-  for (int s = THREAD; s < kv.slots; s += THREADS) {
-    const int more = slot == s ? count : slot == RKV_STEP && s < count && kv.active[s] ? 1 : 0;
-    kv.row_end[s] += least(more, most(0, kv.capacity - kv.row_end[s]));
-  }
+  if (THREAD == 0) kv.row_end[slot] += least(count, most(0, kv.capacity - kv.row_end[slot]));
 }
 
 KERNEL kernel_advance(int *position, const int *active, int slots) {

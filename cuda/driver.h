@@ -27,11 +27,12 @@ typedef struct {
 } CUmemProp;
 typedef struct { CUmemLocation location; int flags; } CUmemAccess; /* flags 3: read and write */
 
-typedef struct { int id; char pad[4]; int value; char rest[60]; } CUattribute;
+typedef struct { int id; char pad[4]; union { int flag; unsigned of[3]; char bytes[64]; } value; } CUattribute;
 typedef struct { unsigned grid[3], block[3], shared; CUstream stream; CUattribute *attributes; unsigned count; } CUconfig;
 
 #define RKV_CU_OUT_OF_MEMORY 2
 #define RKV_CU_OVERLAP 6         /* of a launch: it may begin while the one before it ends */
+#define RKV_CU_CLUSTER 4         /* of a launch: blocks of a cluster */
 #define RKV_CU_NON_BLOCKING 1    /* of a stream: it does not wait for the legacy stream */
 #define RKV_CU_NO_TIMING 2       /* of an event */
 #define RKV_CU_MAPPED 3          /* of host memory: portable, and the device sees it */

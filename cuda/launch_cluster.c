@@ -55,16 +55,21 @@ void rkv_cuda_permute_rows(rkv_cuda *c, rkv_arena_object *arena, const void *arg
 
 void rkv_cuda_centroid_scores(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   rkv_centroid_scores_args a = *(const rkv_centroid_scores_args *)args;
-  const int64_t wanted = (int64_t)(a.q.shape[1] / a.scores.shape[1]) * a.scores.shape[2];
-  int32_t room = wanted * 4 <= LOGITS ? (int32_t)wanted : 0;
+  const int32_t queries = a.q.shape[1] / a.scores.shape[1], dim = a.q.shape[2], clusters = a.scores.shape[2];
+  const int32_t ranks = c->capability >= 90 && clusters > 64 ? 8 : 1;
+  const int64_t wanted = (int64_t)queries * (rkv_blocks(clusters, ranks) + 2);
+  int32_t room = wanted * 4 <= LOGITS && dim % 4 == 0 && dim <= 512 && queries <= 64 ? (int32_t)wanted : 0;
   (void)arena;
-  LAUNCH(c, centroid_scores, a.scores.shape[1], a.scores.shape[0], 1, 1024, room * 4, &a, &room);
+  rkv_launch_clusters(c, RKV_KERNEL_centroid_scores, (uint32_t)a.scores.shape[1], (uint32_t)a.scores.shape[0], room > 0 ? (uint32_t)ranks : 1, ranks > 1 && room > 0 ? 256 : 512,
+                      (uint32_t)room * 4, (void *[]){&a, &room});
 }
 
 void rkv_cuda_topk(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   rkv_topk_args a = *(const rkv_topk_args *)args;
+  const int32_t width = a.scores.shape[2], is_few = width <= RKV_SORTED;
+  int32_t parts = is_few ? rkv_blocks(width, 64) : 1;
   (void)arena;
-  LAUNCH(c, topk, a.order.shape[1], a.order.shape[0], 1, 1024, RKV_SORTED * 8, &a);
+  LAUNCH(c, topk, a.order.shape[1] * parts, a.order.shape[0], 1, is_few ? 256 : 1024, is_few ? (width + 3) / 4 * 16 : RKV_SORTED * 8, &a, &parts);
 }
 
 void rkv_cuda_fill_budget(rkv_cuda *c, rkv_arena_object *arena, const void *args) {

@@ -32,8 +32,9 @@ static void finish(rkv_cuda *c, rkv_arena_object *arena, float *q, const float *
   const float *q_bias = vector(layer.q_bias), *k_bias = vector(layer.k_bias), *v_bias = vector(layer.v_bias);
   const float *q_norm = vector(layer.q_norm), *k_norm = vector(layer.k_norm);
   int32_t *fault = rkv_fault_of(arena);
-  LAUNCH(c, finish, count, rkv_blocks(layer.heads + (kv.keys.data != NULL ? 2 * layer.kv_heads : 0), 8), 1, 256, 8 * layer.head_dim * 4, &q, &k, &v, &kv, &layer, &rotations, &position, &active, &slot, &q_bias, &k_bias, &v_bias, &q_norm, &k_norm,
-         &fault);
+  const int32_t heads = layer.heads + (kv.keys.data != NULL ? 2 * layer.kv_heads : 0), warps = slot != RKV_STEP ? 8 : heads < 32 ? heads : 32;
+  LAUNCH(c, finish, count, slot == RKV_STEP ? 1 : rkv_blocks(heads, warps), 1, (uint32_t)(32 * warps), warps * layer.head_dim * 4, &q, &k, &v, &kv, &layer, &rotations, &position, &active, &slot,
+         &q_bias, &k_bias, &v_bias, &q_norm, &k_norm, &fault);
 }
 
 /* Whether products of one x can all go on tensor cores, with the same halves. */
@@ -69,9 +70,10 @@ void rkv_cuda_attn_in(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
     in_f32(c, a, normed, k, v, active);
   }
   finish(c, arena, q, k, v, *a->rows, *l, a->rotations, a->position.data, active, a->slot, count);
+  if (a->slot == RKV_STEP) return; /* it moved rowEnd on */
   rkv_rows_data kv = *a->rows;
   int32_t slot = a->slot, appended = count;
-  LAUNCH(c, move_row_end, 1, 1, 1, 64, 0, &kv, &slot, &appended);
+  LAUNCH(c, move_row_end, 1, 1, 1, 32, 0, &kv, &slot, &appended);
 }
 
 void rkv_cuda_queries(rkv_cuda *c, rkv_arena_object *arena, const void *args) {

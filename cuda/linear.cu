@@ -2,21 +2,9 @@
  * so `few` is bound by memory: a warp makes an output row, each lane taking 8 weights in turn. A row's sum runs in the same order whatever
  * its neighbours are. `many` is for prefill: 64 x 64 outputs a block. */
 #include "common.cuh"
+#include "quant.cuh"
 
 /* ---- eight weights as f32. k is a multiple of 8; cols of what is quantised is one of 32 or 256. ---- */
-
-DEVICE float half_at(const unsigned char *p) { return __half2float(__ushort_as_half((unsigned short)(p[0] | p[1] << 8))); }
-
-/* Scale and minimum of part `part` of a block of Q4_K or Q5_K: six bits each, in 12 bytes. */
-DEVICE void k_scale(const unsigned char *s, int part, int *scale, int *minimum) {
-  if (part < 4) {
-    *scale = s[part] & 63;
-    *minimum = s[part + 4] & 63;
-  } else {
-    *scale = (s[part + 4] & 15) | (s[part - 4] >> 6) << 4;
-    *minimum = s[part + 4] >> 4 | (s[part] >> 6) << 4;
-  }
-}
 
 DEVICE void quant8(float *w, int type, const unsigned char *row, int k) {
   if (type == RKV_WEIGHT_Q8_0) {
@@ -84,8 +72,6 @@ DEVICE void input8(float *to, const float *x, int k, int cols, int is_aligned) {
   }
 }
 DEVICE int aligned(const rkv_product &p) { return p.x_stride % 4 == 0 && (uintptr_t)p.x % 16 == 0; }
-
-DEVICE float silu(float g) { return g / (1 + expf(-g)); }
 
 DEVICE void finish_output(const rkv_product &p, int row, int col, float sum, float gated) {
   float *y = p.y + row * p.y_stride + col;

@@ -46,4 +46,23 @@ DEVICE unsigned halves(float low, float high) {
   return *(const unsigned *)&both;
 }
 
+/* A number of f32 is the sum of three halves: 24 bits of bf16; of f16 what its range allows. */
+template <int DTYPE>
+DEVICE float rest_of(float x, float *half) {
+  *half = DTYPE == RKV_BF16 ? __bfloat162float(__float2bfloat16_rn(x)) : __half2float(__float2half_rn(fminf(fmaxf(x, -65504.0f), 65504.0f)));
+  return x - *half;
+}
+
+/* Two numbers as three pairs of halves. */
+template <int DTYPE>
+DEVICE void split(unsigned part[3], float a, float b) {
+#pragma unroll
+  for (int i = 0; i < 3; i++) {
+    float x, y;
+    a = rest_of<DTYPE>(a, &x);
+    b = rest_of<DTYPE>(b, &y);
+    part[i] = halves<DTYPE>(x, y);
+  }
+}
+
 #endif

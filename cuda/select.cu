@@ -1,4 +1,5 @@
 /* select.cu: what a step reads: scores of clusters and pages, the best of them, and the rows they name. */
+#include "blocks.cuh"
 #include "common.cuh"
 #include "topk.cuh"
 
@@ -40,10 +41,12 @@ DEVICE void score_row(float *scores, int count, int queries, int is_shared, floa
   }
 }
 
-/* The same where all logits fit into shared memory: a warp reads a centroid once for four queries, which lie in registers. */
+/* The same for centroids whose logits fit into the shared memory of a cluster of blocks, each with a share of them: a warp reads a centroid once
+ * for four queries, which lie in registers. */
 #define SCORED 4
 template <int WIDE>
-DEVICE void centroid_logits(float *logits, const float *q, int queries, const float *centroids, const float *radius, float bound, const int *offsets, int count, int dim) {
+DEVICE void centroid_logits(float *logits, const float *q, int queries, const float *centroids, const float *radius, float bound, const int *offsets, int begin_c, int end_c, int dim) {
+  const int count = end_c - begin_c;
   for (int first = 0; first < queries; first += SCORED) {
     const int now = least(SCORED, queries - first);
     float query[SCORED][4 * WIDE], lengths[SCORED];
@@ -59,7 +62,7 @@ DEVICE void centroid_logits(float *logits, const float *q, int queries, const fl
       lengths[g] = radius ? bound * sqrtf(warp_sum(square)) : 0;
     }
 #pragma unroll 4
-    for (int c = WARP; c < count; c += WARPS) {
+    for (int c = begin_c + WARP; c < end_c; c += WARPS) {
       float dot[SCORED] = {0};
 #pragma unroll
       for (int w = 0; w < WIDE; w++) {
@@ -72,54 +75,72 @@ DEVICE void centroid_logits(float *logits, const float *q, int queries, const fl
       for (int g = 0; g < SCORED; g++) {
         float x = warp_sum(dot[g]);
         if (radius) x = fmaf(lengths[g], radius[c], x);
-        if (LANE == 0 && g < now) logits[(first + g) * count + c] = offsets[c + 1] > offsets[c] && x == x ? x : -INFINITE;
+        if (LANE == 0 && g < now) logits[(first + g) * count + c - begin_c] = offsets[c + 1] > offsets[c] && x == x ? x : -INFINITE;
       }
     }
   }
 }
 
 DEVICE void score_centroids(float *scores, const float *q, int queries, const float *centroids, const float *radius, float bound, const int *offsets, int count, int dim,
-                            int is_shared, float scale, float *logits /*[queries][count]*/) {
-  __shared__ float shared[32];
-  if (dim <= 128) centroid_logits<1>(logits, q, queries, centroids, radius, bound, offsets, count, dim);
-  else centroid_logits<4>(logits, q, queries, centroids, radius, bound, offsets, count, dim);
+                            int is_shared, float scale, float *logits /*[queries][share], then two for each query*/) {
+  const int ranks = cluster_ranks(), share = ceil_div(count, ranks), begin_c = least(count, cluster_rank() * share), end_c = least(count, begin_c + share), mine = end_c - begin_c;
+  if (dim <= 128) centroid_logits<1>(logits, q, queries, centroids, radius, bound, offsets, begin_c, end_c, dim);
+  else centroid_logits<4>(logits, q, queries, centroids, radius, bound, offsets, begin_c, end_c, dim);
   __syncthreads();
-  for (int g = 0; g < queries; g++) {
-    const float *x = logits + g * count;
-    if (!is_shared) {
-      for (int c = THREAD; c < count; c += THREADS) scores[c] = x[c];
-      continue;
-    }
+  if (!is_shared) {
+    for (int i = THREAD; i < queries * mine; i += THREADS) scores[begin_c + i % mine] = logits[i]; /* one query a row */
+    return;
+  }
+  float *tops = logits + queries * share; /* largest logit and sum of this block's, for each query: at the same place in each block */
+  for (int g = WARP; g < queries; g += WARPS) {
     float top = -INFINITE, sum = 0;
-    for (int c = THREAD; c < count; c += THREADS) top = fmaxf(top, x[c] * scale);
-    top = block_max(top, shared);
-    for (int c = THREAD; c < count; c += THREADS) sum += x[c] == -INFINITE ? 0 : expf(x[c] * scale - top);
-    const float inverse = 1 / block_sum(sum, shared);
-    for (int c = THREAD; c < count; c += THREADS) {
-      const float share = x[c] == -INFINITE ? 0 : expf(x[c] * scale - top) * inverse;
-      scores[c] = g > 0 ? scores[c] + share : share;
+    for (int c = LANE; c < mine; c += 32) top = fmaxf(top, logits[g * mine + c] * scale);
+    top = warp_max(top);
+    for (int c = LANE; c < mine; c += 32) sum += logits[g * mine + c] == -INFINITE ? 0 : expf(logits[g * mine + c] * scale - top);
+    sum = warp_sum(sum);
+    if (LANE == 0) tops[2 * g] = top, tops[2 * g + 1] = sum;
+  }
+  cluster_sync();
+  __shared__ float all[64], inverse[64];
+  for (int g = THREAD; g < queries; g += THREADS) {
+    float top = -INFINITE, sum = 0;
+    for (int r = 0; r < ranks; r++) top = fmaxf(top, shared_of(tops + 2 * g, r));
+    for (int r = 0; r < ranks; r++) {
+      const float part = shared_of(tops + 2 * g + 1, r);
+      if (part > 0) sum = fmaf(part, expf(shared_of(tops + 2 * g, r) - top), sum);
     }
+    all[g] = top;
+    inverse[g] = 1 / sum;
+  }
+  cluster_sync(); /* nobody is gone before all have read */
+  for (int c = THREAD; c < mine; c += THREADS) {
+    float sum = 0;
+    for (int g = 0; g < queries; g++) {
+      const float x = logits[g * mine + c];
+      sum += x == -INFINITE ? 0 : expf(x * scale - all[g]) * inverse[g];
+    }
+    scores[begin_c + c] = sum;
   }
 }
 
 DEVICE float number_or_least(float x) { return x == x ? x : -INFINITE; }
 
-/* grid: rows of scores, slots. */
-KERNEL __launch_bounds__(1024) kernel_centroid_scores(const __grid_constant__ rkv_centroid_scores_args a, int room) {
+/* grid: rows of scores, each a cluster; slots. `room`: floats of shared memory. */
+KERNEL __launch_bounds__(512) kernel_centroid_scores(const __grid_constant__ rkv_centroid_scores_args a, int room) {
   extern __shared__ float logits[]; /* [room] */
   begin();
   const int n = a.scores.shape[1], all = a.scores.shape[2], heads = a.q.shape[1], kv_heads = a.centroids.shape[1], dim = a.q.shape[2];
-  const int row = blockIdx.x, slot = blockIdx.y, queries = heads / n;
-  if (!((const int *)a.active.data)[slot]) return;
+  const int row = blockIdx.x / cluster_ranks(), slot = blockIdx.y, queries = heads / n;
   const int64_t plane = (int64_t)slot * kv_heads + row / (n / kv_heads);
   const int count = most(0, least(all, ((const int *)a.count.data)[slot]));
+  if (!((const int *)a.active.data)[slot]) return;
   const int *offsets = (const int *)a.offsets.data + plane * (all + 1);
   const float *centroids = (const float *)a.centroids.data + plane * all * dim, *radius = (const float *)a.radius.data + plane * all;
   const float *q = (const float *)a.q.data + ((int64_t)slot * heads + row * queries) * dim;
   float *scores = (float *)a.scores.data + ((int64_t)slot * n + row) * all;
   int lengths_of = -1;
   float length = 0;
-  if ((int64_t)queries * count <= room && dim % 4 == 0 && dim <= 512) score_centroids(scores, q, queries, centroids, a.radius.data ? radius : NULL, a.bound, offsets, count, dim, n == kv_heads, a.scale, logits);
+  if (room > 0) score_centroids(scores, q, queries, centroids, a.radius.data ? radius : NULL, a.bound, offsets, count, dim, n == kv_heads, a.scale, logits);
   else score_row(scores, count, queries, n == kv_heads, a.scale, [&](int g, int c) {
     if (offsets[c + 1] <= offsets[c]) return -INFINITE;
     const float *query = q + (int64_t)g * dim;
@@ -131,8 +152,10 @@ KERNEL __launch_bounds__(1024) kernel_centroid_scores(const __grid_constant__ rk
     return number_or_least(x);
   });
   __syncthreads();
-  for (int c = THREAD; c < all; c += THREADS)
-    if (c >= count || offsets[c + 1] <= offsets[c]) scores[c] = -INFINITE;
+  const int share = ceil_div(count, cluster_ranks()), first = cluster_rank() * share; /* each block what it wrote itself, and a part of what lies behind */
+  for (int c = first + THREAD; c < least(count, first + share); c += THREADS)
+    if (offsets[c + 1] <= offsets[c]) scores[c] = -INFINITE;
+  for (int c = count + cluster_rank() * THREADS + THREAD; c < all; c += cluster_ranks() * THREADS) scores[c] = -INFINITE;
 }
 
 /* Pages that neither sink nor tail reaches into. max(q m, q M) = min(q, 0) m + max(q, 0) M. */
@@ -183,40 +206,49 @@ KERNEL kernel_page_bounds(const __grid_constant__ rkv_page_bounds_args a, const 
 
 /* ---- the best of them ---- */
 
-/* Few candidates: each counts those that come before it. ranks[width rounded up to 4]. */
-DEVICE void order_by_counting(int *order, int k, const float *scores, int width, unsigned *ranks) {
+/* Few candidates: each counts those that come before it, with eight threads; a block does it for the candidates [first, end). ranks[width
+ * rounded up to 4]. */
+DEVICE void order_by_counting(int *order, int k, const float *scores, int width, unsigned *ranks, int first, int end) {
   const int padded = (width + 3) / 4 * 4;
-  for (int i = THREAD; i < padded; i += THREADS) ranks[i] = i < width ? rank_of(scores[i]) : NO_RANK;
-  for (int i = THREAD; i < k; i += THREADS) order[i] = -1;
-  __syncthreads();
-  const int shares = 2 * width <= THREADS ? 2 : 1; /* threads that count for one candidate */
-  for (int at = THREAD; at < shares * width; at += THREADS) {
-    const int i = at / shares, share = at % shares;
-    const unsigned mine = ranks[i];
+  int numbers = 0;
+  for (int i = THREAD; i < padded; i += THREADS) {
+    ranks[i] = i < width ? rank_of(scores[i]) : NO_RANK;
+    numbers += ranks[i] != NO_RANK;
+  }
+  __shared__ int shared[32];
+  numbers = block_sum_int(numbers, shared);
+  for (int at = first * 8 + THREAD; at < (end * 8 + 31) / 32 * 32; at += THREADS) { /* whole warps */
+    const int i = at / 8, share = at % 8;
+    const unsigned mine = i < end ? ranks[i] : NO_RANK;
     int before = 0;
 #pragma unroll 4
-    for (int j = 4 * share; j < padded; j += 4 * shares) {
+    for (int j = 4 * share; j < padded; j += 32) {
       const uint4 r = *(const uint4 *)(ranks + j);
       before += (r.x < mine || (r.x == mine && j < i)) + (r.y < mine || (r.y == mine && j + 1 < i)) + (r.z < mine || (r.z == mine && j + 2 < i)) +
                 (r.w < mine || (r.w == mine && j + 3 < i));
     }
-    if (shares == 2) before += __shfl_xor_sync(__activemask(), before, 1);
+    for (int d = 4; d > 0; d /= 2) before += __shfl_xor_sync(0xffffffffu, before, d);
     if (share == 0 && mine != NO_RANK && before < k) order[before] = i;
   }
+  for (int i = numbers + THREAD; first == 0 && i < k; i += THREADS) order[i] = -1;
 }
 
-/* A row at a time, in runs of RKV_SORTED: which ids, in ascending order; then sorted by rank and id. grid: rows of scores, slots. */
-KERNEL __launch_bounds__(1024) kernel_topk(const __grid_constant__ rkv_topk_args a) {
+/* A row at a time, in runs of RKV_SORTED: which ids, in ascending order; then sorted by rank and id. grid: rows of scores, each `parts` blocks
+ * where candidates are few; slots. */
+KERNEL __launch_bounds__(1024) kernel_topk(const __grid_constant__ rkv_topk_args a, int parts) {
   begin();
   extern __shared__ unsigned long long sorted[]; /* [RKV_SORTED] rank, id */
   __shared__ unsigned digits[RKV_DIGITS];
   __shared__ int shared[34];
-  const int n = a.order.shape[1], k = a.order.shape[2], width = a.scores.shape[2], row = blockIdx.x, slot = blockIdx.y;
+  const int n = a.order.shape[1], k = a.order.shape[2], width = a.scores.shape[2], row = blockIdx.x / parts, slot = blockIdx.y;
   if (!((const int *)a.active.data)[slot]) return;
   const float *scores = (const float *)a.scores.data + ((int64_t)slot * n + row) * width;
   int *order = (int *)a.order.data + ((int64_t)slot * n + row) * k, done = 0;
   place from = {0, -1};
-  if (width <= RKV_SORTED) return order_by_counting(order, k, scores, width, (unsigned *)sorted);
+  if (width <= RKV_SORTED) {
+    const int share = (ceil_div(width, parts) + 3) / 4 * 4, first = blockIdx.x % parts * share;
+    return order_by_counting(order, k, scores, width, (unsigned *)sorted, first, least(width, first + share));
+  }
   while (done < k) {
     const int wanted = least(RKV_SORTED, k - done);
     int ties = 0;
@@ -247,10 +279,8 @@ KERNEL __launch_bounds__(256) kernel_fill_budget(const __grid_constant__ rkv_fil
   for (int base = 0; base < k && at < budget; base += THREADS) {
     const int c = base + THREAD < k ? order[base + THREAD] : -1, is_cluster = (unsigned)c < (unsigned)all;
     const int size = is_cluster ? most(0, offsets[c + 1] - offsets[c]) : 0;
-    int total, valid;
-    const int before = block_scan(size, shared, &total);
-    __syncthreads();
-    block_scan(is_cluster, shared, &valid);
+    int total;
+    const int before = block_scan(size, shared, &total), valid = __syncthreads_count(is_cluster);
     starts[THREAD] = at + before;
     sizes[THREAD] = size;
     firsts[THREAD] = is_cluster ? offsets[c] : 0;

@@ -21,29 +21,9 @@ DEVICE int nth_row(rows_mask m, int n) {
   return n < lows ? (int)__fns(m.low, 0, n + 1) : 32 + (int)__fns(m.high, 0, n + 1 - lows);
 }
 
-template <int DTYPE>
-DEVICE float rest_of(float x, float *half) {
-  *half = DTYPE == RKV_BF16 ? __bfloat162float(__float2bfloat16_rn(x)) : __half2float(__float2half_rn(fminf(fmaxf(x, -65504.0f), 65504.0f)));
-  return x - *half;
-}
-
-/* Two numbers as three pairs of halves. */
-template <int DTYPE>
-DEVICE void split(unsigned part[3], float a, float b) {
-#pragma unroll
-  for (int i = 0; i < 3; i++) {
-    float x, y;
-    a = rest_of<DTYPE>(a, &x);
-    b = rest_of<DTYPE>(b, &y);
-    part[i] = halves<DTYPE>(x, y);
-  }
-}
-
 DEVICE uint4 weights_at(const void *w, int64_t stride, int row, int rows, int k) {
   return row < rows ? __ldcs((const uint4 *)((const char *)w + row * stride + k * 2)) : make_uint4(0, 0, 0, 0);
 }
-
-DEVICE float silu(float g) { return g / (1 + expf(-g)); }
 
 /* A warp's part is 16 rows by 128 columns. The 16 rows of a product on the tensor cores are eight rows of weights in two halves of a line: row
  * g is half g % 2 of row g / 2, so that a load of the warp is four whole lines of 128 bytes. Columns of x come in halves too, column n being

@@ -23,7 +23,7 @@ DEVICE void load_stage(const rkv_tensor_product &p, unsigned stage, int k0) {
   }
 }
 
-DEVICE float silu(float g) { return g / (1 + __expf(-g)); }
+DEVICE float quick_silu(float g) { return g / (1 + __expf(-g)); }
 
 template <int DTYPE>
 DEVICE void product(const rkv_tensor_product &p) {
@@ -69,7 +69,7 @@ DEVICE void product(const rkv_tensor_product &p) {
         for (int j = 0; j < 2; j++) { /* columns of gate; up's are two tiles further */
           const int col = blockIdx.y * (COLS / 2) + col0 / 2 + j * 8 + LANE % 4 * 2;
           const float *gate = sum[i][j] + half * 2, *up = sum[i][j + 2] + half * 2;
-          if (col < p.rows) *(unsigned *)((char *)p.y + row * p.y_stride + col * 2) = halves<DTYPE>(silu(gate[0]) * up[0], silu(gate[1]) * up[1]);
+          if (col < p.rows) *(unsigned *)((char *)p.y + row * p.y_stride + col * 2) = halves<DTYPE>(quick_silu(gate[0]) * up[0], quick_silu(gate[1]) * up[1]);
         }
         continue;
       }

@@ -1,0 +1,45 @@
+/* blocks.cuh: blocks that work together, as a cluster (Hopper and later; before, each block is one): they wait for each other and read each
+ * other's shared memory. */
+#ifndef RKV_BLOCKS_CUH
+#define RKV_BLOCKS_CUH
+#include "common.cuh"
+
+DEVICE int cluster_rank() {
+#if __CUDA_ARCH__ >= 900
+  int rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+#else
+  return 0;
+#endif
+}
+DEVICE int cluster_ranks() {
+#if __CUDA_ARCH__ >= 900
+  int ranks;
+  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(ranks));
+  return ranks;
+#else
+  return 1;
+#endif
+}
+DEVICE void cluster_sync() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#else
+  __syncthreads();
+#endif
+}
+/* A float of this block's shared memory, or of the same place in another block of the cluster. */
+DEVICE float shared_of(const float *mine, int rank) {
+#if __CUDA_ARCH__ >= 900
+  unsigned address;
+  float x;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"((unsigned)__cvta_generic_to_shared(mine)), "r"(rank));
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
+  return x;
+#else
+  return *mine;
+#endif
+}
+
+#endif
