@@ -63,7 +63,7 @@ int32_t rkv_attn_in(int32_t q, int32_t rows, int32_t x, int32_t layer, int32_t r
     SHAPE(&c, &a.x, "x", LEAST(count), l->hidden);
     SHAPE(&c, &a.rotations, "rotations", LEAST(count), 2, l->rope_dim / 2);
     SHAPE(&c, &a.position, "position", LEAST(count));
-    rkv_check_work(&c, &a.work, (int64_t)count * (l->hidden + 2 * l->kv_heads * l->head_dim));
+    rkv_check_work(&c, &a.work, count * (l->hidden + (int64_t)2 * l->kv_heads * l->head_dim));
   }
   return rkv_submit(&c, RKV_OP_attn_in, &a, sizeof a);
 }
@@ -105,7 +105,7 @@ int32_t rkv_attn_out(int32_t x, int32_t attended, int32_t layer, int32_t active,
     SHAPE(&c, &a.x, "x", LEAST(count), l->hidden);
     SHAPE(&c, &a.attended, "attended", LEAST(count), l->heads, l->head_dim);
     SHAPE(&c, &a.active, "active", LEAST(count));
-    rkv_check_work(&c, &a.work, (int64_t)count * (l->hidden + 2 * l->intermediate));
+    rkv_check_work(&c, &a.work, count * (l->hidden + (int64_t)2 * l->intermediate));
   }
   return rkv_submit(&c, RKV_OP_attn_out, &a, sizeof a);
 }

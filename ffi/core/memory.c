@@ -6,6 +6,20 @@
 
 #define SMALL (1 << 20) /* tensors up to this size are committed at once */
 
+/* A build with ASan keeps a gap before each tensor that nobody may touch: what runs past one's end is found. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define GAP 64
+void __asan_poison_memory_region(const volatile void *begin, size_t bytes);
+void __asan_unpoison_memory_region(const volatile void *begin, size_t bytes);
+#endif
+#endif
+#if !defined(GAP)
+#define GAP 0
+#define __asan_poison_memory_region(begin, bytes) (void)(begin)
+#define __asan_unpoison_memory_region(begin, bytes) (void)(begin)
+#endif
+
 static rkv_arena_object *arena_of(int32_t handle, const char *action) { return rkv_handle_get(handle, KIND_ARENA, action, "arena"); }
 
 /* Memory is promised when it is committed and taken when it is touched, so what the process was promised and has not touched yet is not
@@ -78,7 +92,7 @@ int32_t rkv_arena_memory(int32_t handle, int64_t *sizes) {
 
 void *rkv_arena_take(rkv_arena_object *arena, size_t bytes, bool commit, const char *action) {
   size_t align = bytes > SMALL ? rkv_os_page() : 64;
-  size_t begin = (arena->used + align - 1) / align * align;
+  size_t begin = (arena->used + GAP + align - 1) / align * align;
   if (bytes > arena->reserved || begin > arena->reserved - bytes) {
     rkv_refuse(RKV_MEMORY, "Cannot %s: %llu bytes are needed but the arena has %llu of its %llu left", action, (unsigned long long)bytes,
                (unsigned long long)(begin > arena->reserved ? 0 : arena->reserved - begin), (unsigned long long)arena->reserved);
@@ -89,6 +103,7 @@ void *rkv_arena_take(rkv_arena_object *arena, size_t bytes, bool commit, const c
     const rkv_span span = {arena->memory + begin, bytes, 0, 1};
     if (remote_of(arena)->commit(arena->device->state, arena, &span, action) != 0) return NULL;
   }
+  __asan_poison_memory_region(arena->memory + arena->used, begin - arena->used);
   arena->used = begin + bytes;
   return arena->memory + begin;
 }
@@ -118,12 +133,14 @@ int32_t rkv_tensor(int32_t handle, int32_t dtype, const int32_t *shape, int32_t 
   if (rkv_refuse_recording(arena, action) != 0) return RKV_RECORDING;
   if (dtype < RKV_F32 || dtype > RKV_Q8) return rkv_refuse(RKV_DTYPE, "Cannot %s: dtype is %d, want 0 to %d", action, dtype, RKV_Q8);
   if (rank < 1 || rank > 5) return rkv_refuse(RKV_SHAPE, "Cannot %s: it has %d dimensions, want 1 to 5", action, rank);
-  int64_t elements = 1;
+  int64_t elements = 1, extents = 1; /* of the extents that are not 0: whatever is computed from a shape later fits */
   for (int32_t i = 0; i < rank; i++) {
     if (shape[i] < 0) return rkv_refuse(RKV_SHAPE, "Cannot %s: dimension %d is %d, want 0 or more", action, i, shape[i]);
+    if (shape[i] > 0 && extents > ((int64_t)1 << 42) / shape[i]) return rkv_refuse(RKV_SHAPE, "Cannot %s: it has more than 2^42 elements", action);
+    extents *= shape[i] > 0 ? shape[i] : 1;
     elements *= shape[i];
-    if (elements > (int64_t)1 << 42) return rkv_refuse(RKV_SHAPE, "Cannot %s: it has more than 2^42 elements", action);
   }
+  if (dtype == RKV_Q8 && shape[rank - 1] == 0) return rkv_refuse(RKV_SHAPE, "Cannot %s: its rows of q8 have no elements, want 1 or more", action);
   int32_t width = shape[rank - 1];
   size_t bytes = width == 0 ? 0 : (size_t)(elements / width) * rkv_row_bytes(dtype, width);
   rkv_tensor_object *tensor = calloc(1, sizeof *tensor);
@@ -227,6 +244,7 @@ void rkv_arena_free(rkv_arena_object *arena) {
     free(o->extra);
     free(o);
   }
+  __asan_unpoison_memory_region(arena->memory, arena->used);
   if (remote_of(arena) != NULL) remote_of(arena)->unreserve(arena->device->state, arena);
   else rkv_os_unreserve(arena->memory, arena->reserved);
   count_memory(arena, -atomic_load(&arena->committed), "close");

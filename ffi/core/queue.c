@@ -40,8 +40,9 @@ static job *new_job(size_t bytes, int32_t *code, const char *action) {
 }
 
 static job *job_of(int32_t number) {
+  if (number <= 0) return NULL;
   job *j = &jobs[number % JOBS];
-  return number > 0 && j->used && j->number == number ? j : NULL;
+  return j->used && j->number == number ? j : NULL;
 }
 
 static void forget_job(job *j) {
@@ -209,6 +210,8 @@ static void *queue_main(void *device) {
   }
   d->backend->close(d->state);
   leave_pipe(d->pipe);
+  pthread_mutex_lock(&d->mutex); /* whoever gave the last entry has let go (give_end) */
+  pthread_mutex_unlock(&d->mutex);
   free(d->ring);
   free(d);
   return NULL;
@@ -252,6 +255,14 @@ void rkv_queue_give(rkv_device *d) {
   atomic_fetch_add(&d->tail, 1);
   if (!atomic_load(&d->asleep)) return;
   pthread_mutex_lock(&d->mutex);
+  pthread_cond_signal(&d->given);
+  pthread_mutex_unlock(&d->mutex);
+}
+
+/* The same for an entry that may be the device's last: the queue may end with it, and does not go before the mutex is free again. */
+static void give_end(rkv_device *d) {
+  pthread_mutex_lock(&d->mutex);
+  atomic_fetch_add(&d->tail, 1);
   pthread_cond_signal(&d->given);
   pthread_mutex_unlock(&d->mutex);
 }
@@ -452,6 +463,6 @@ int32_t rkv_close(int32_t handle) {
   if (kind == KIND_ARENA) rkv_arena_close(wanted.as.object);
   else rkv_handle_free(handle);
   if (kind == KIND_TAPE) rkv_arena_disown(&wanted.as.tape->object);
-  rkv_queue_give(d);
+  give_end(d);
   return 0;
 }
