@@ -68,7 +68,8 @@ const Recipe = struct {
         m.addCSourceFiles(.{ .root = r.b.path(dir), .files = sources, .flags = flags });
     }
 
-    fn library(r: Recipe, given: std.Target.Query) *std.Build.Step.Compile {
+    /// All of the native half, as a module that a library or a program is made of.
+    fn everything(r: Recipe, given: std.Target.Query) *std.Build.Module {
         var query = given;
         query.cpu_model = .baseline; // never the build machine's own CPU
         const root = r.module(query);
@@ -90,20 +91,36 @@ const Recipe = struct {
             root.addEmbedPath(run.addOutputFileArg(r.b.fmt("{s}.fatbin", .{std.fs.path.stem(name)})).dirname());
             run.addFileArg(r.b.path(r.b.pathJoin(&.{ "cuda", name })));
         };
-        return r.b.addLibrary(.{ .name = "recallkv", .linkage = .dynamic, .root_module = root });
+        return root;
+    }
+
+    fn library(r: Recipe, query: std.Target.Query) *std.Build.Step.Compile {
+        return r.b.addLibrary(.{ .name = "recallkv", .linkage = .dynamic, .root_module = r.everything(query) });
+    }
+
+    /// tests/native as a program. Zig has no run-time library for ASan: `asan` is the path of gcc's.
+    fn tests(r: Recipe, query: std.Target.Query, asan: ?[]const u8) *std.Build.Step.Compile {
+        const root = r.everything(query);
+        r.addC(root, "tests/native", "-DRKV_TESTS", &.{});
+        if (r.sanitize == .address) if (asan) |path| root.addObjectFile(.{ .cwd_relative = path });
+        return r.b.addExecutable(.{ .name = "native", .root_module = root });
     }
 };
 
 pub fn build(b: *std.Build) void {
     const query = b.standardTargetOptionsQueryOnly(.{});
     const nvcc = b.option([]const u8, "nvcc", "path of nvcc, unless it is on PATH") orelse "nvcc";
+    const sanitize = b.option(Sanitize, "sanitize", "undefined behaviour, bad addresses or data races abort, naming file and line") orelse .off;
     const r: Recipe = .{
         .b = b,
-        .optimize = b.option(std.builtin.OptimizeMode, "optimize", "ReleaseFast unless said otherwise") orelse .ReleaseFast,
-        .sanitize = b.option(Sanitize, "sanitize", "undefined behaviour, bad addresses or data races abort, naming file and line") orelse .off,
+        // The optimiser takes minutes over UBSan's checks in unrolled kernels.
+        .optimize = b.option(std.builtin.OptimizeMode, "optimize", "ReleaseFast unless said otherwise, Debug with sanitize") orelse if (sanitize == .off) .ReleaseFast else .Debug,
+        .sanitize = sanitize,
         .nvcc = if (b.option(bool, "cuda", "build and embed the CUDA kernels") orelse false) nvcc else null,
     };
     b.installArtifact(r.library(query));
+    const native = b.addInstallArtifact(r.tests(query, b.option([]const u8, "asan", "path of gcc's libasan.so, for native with -Dsanitize=address")), .{});
+    b.step("native", "the tests of tests/native, into bin/native").dependOn(&native.step);
     const ship = b.step("ship", "every platform, into zig-out/npm/<platform>/");
     for (shipped) |s| ship.dependOn(&b.addInstallArtifact(r.library(std.Target.Query.parse(.{ .arch_os_abi = s[1] }) catch unreachable), .{
         .dest_dir = .{ .override = .{ .custom = b.fmt("npm/{s}", .{s[0]}) } },

@@ -1,5 +1,7 @@
-/* native.c: the tests' memory, random numbers, runner and main. Usage: native [isa ...]; without names, all that this machine can run. */
+/* native.c: the tests' memory, random numbers, runner and main.
+ * Usage: native [--fuzz COUNT [--seed N]] [isa ...]; without names, all instruction sets that this machine can run. */
 #include "native.h"
+#include "fuzz.h"
 #include <pthread.h>
 
 #if defined(__x86_64__)
@@ -41,6 +43,24 @@ int32_t run_op(const rkv_cpu *cpu, rkv_op_id op, const void *args, int order) {
       pthread_join(other, NULL);
     } else
       for (int32_t i = 0; i < pieces; i++) kernel->run(args, stage, order ? pieces - 1 - i : i, scratch);
+  }
+}
+
+int32_t isa_of(const rkv_cpu *cpu) {
+  char runnable[256] = "";
+  rkv_isas((uint8_t *)runnable, sizeof runnable - 1);
+  int32_t place = 0;
+  for (char *name = strtok(runnable, " "); name != NULL && strcmp(name, cpu->name) != 0; name = strtok(NULL, " ")) place++;
+  return place;
+}
+
+int32_t await_job(int32_t device, int32_t job) {
+  int32_t pairs[128];
+  for (;;) {
+    const int32_t n = rkv_wait(rkv_results(device), pairs);
+    if (n < 0) return n;
+    for (int32_t i = 0; i < n; i++)
+      if (pairs[2 * i] == job) return pairs[2 * i + 1];
   }
 }
 
@@ -220,13 +240,32 @@ static int is_wanted(const char *name, int count, char **names) {
   return 0;
 }
 
+/* The number after `name`, which is taken out of the arguments; `otherwise` when it is not there. */
+static int32_t option(const char *name, int32_t otherwise, int *argc, char **argv) {
+  for (int i = 1; i + 1 < *argc; i++) {
+    if (strcmp(argv[i], name) != 0) continue;
+    const int32_t value = (int32_t)strtol(argv[i + 1], NULL, 10);
+    memmove(argv + i, argv + i + 2, (size_t)(*argc - i - 2) * sizeof *argv);
+    *argc -= 2;
+    return value;
+  }
+  return otherwise;
+}
+
 int main(int argc, char **argv) {
   static const struct { const char *name; void (*run)(const rkv_cpu *); } tests[] = {
     {"linear", test_linear}, {"decoder", test_decoder}, {"layer", test_layer}, {"attend_chunk", test_attend_chunk}, {"attention", test_attention},
+    {"queue", test_queue},
   };
+  const int32_t fuzzed = option("--fuzz", 0, &argc, argv), start = option("--seed", 1, &argc, argv);
   for (size_t c = 0; c < sizeof cpus / sizeof *cpus; c++) {
     if (!is_wanted(cpus[c]->name, argc - 1, argv + 1)) continue;
-    for (size_t t = 0; t < sizeof tests / sizeof *tests; t++) {
+    if (fuzzed > 0) {
+      seed((uint64_t)start);
+      fuzz_ops(cpus[c], fuzzed);
+      fuzz_files(cpus[c], fuzzed);
+    }
+    for (size_t t = 0; fuzzed == 0 && t < sizeof tests / sizeof *tests; t++) {
       const int before = failures;
       checks = 0;
       tests[t].run(cpus[c]);

@@ -25,6 +25,12 @@ extern int failures, checks;
  * `pieces`: RKV_DONE or a fault. */
 int32_t run_op(const rkv_cpu *cpu, rkv_op_id op, const void *args, int order);
 
+/* Place of an instruction set in rkv_isas: what rkv_open takes. */
+int32_t isa_of(const rkv_cpu *cpu);
+
+/* Blocks until `job` of a device has arrived; its code. */
+int32_t await_job(int32_t device, int32_t job);
+
 /* Seeded numbers: uniform in [0, n), and about normal. */
 void seed(uint64_t value);
 int32_t below(int32_t n);
@@ -68,4 +74,5 @@ void test_decoder(const rkv_cpu *cpu);
 void test_layer(const rkv_cpu *cpu);
 void test_attention(const rkv_cpu *cpu);
 void test_attend_chunk(const rkv_cpu *cpu);
+void test_queue(const rkv_cpu *cpu);
 #endif
