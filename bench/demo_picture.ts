@@ -1,10 +1,9 @@
 /**
- * Draws what the demo measured: bench/demo.json (what `npm run --silent demo -- --json` printed) -> bench/demo.svg.
- *   bun run bench/demo_picture.ts
+ * Draws what the demo measured: bench/demo.json is what `npm run --silent demo -- --json` printed.
+ *   bun run bench/demo_picture.ts > bench/demo.svg
  */
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import process from "node:process";
-import { fileURLToPath } from "node:url";
 import * as Plot from "@observablehq/plot";
 import { parseHTML } from "linkedom";
 import type { DemoRow, DemoTable } from "../lib/cli/demo.ts";
@@ -32,7 +31,7 @@ function methodOf({ policy, tokensPerCluster, bound }: DemoRow): string {
 }
 
 /** The picture as SVG. */
-export function picture({ rows, n, context }: DemoTable): string {
+function picture({ rows, n, context }: DemoTable): string {
   const { document } = parseHTML("<!doctype html><html><body></body></html>");
   const points = rows.map((row): Point => {
     const { sink, index, tail } = row.attended;
@@ -96,8 +95,4 @@ export function picture({ rows, n, context }: DemoTable): string {
   return `${drawn.slice(0, open)}${head}${drawn.slice(open, -"</svg>".length)}${legend}</svg>\n`;
 }
 
-if (import.meta.main) {
-  const file = (name: string) => fileURLToPath(new URL(name, import.meta.url));
-  writeFileSync(file("demo.svg"), picture(JSON.parse(readFileSync(file("demo.json"), "utf8")) as DemoTable));
-  process.stdout.write(`${file("demo.svg")}\n`);
-}
+process.stdout.write(picture(JSON.parse(readFileSync(new URL("demo.json", import.meta.url), "utf8")) as DemoTable));
