@@ -62,6 +62,7 @@ const bun = await run("bun", [
   "--reporter=junit",
   `--reporter-outfile=${bunReport}`,
   "--only-failures",
+  "--timeout=120000", // what starts processes takes as long as a busy machine needs; Deno sets no limit either
   ...places.map((place) => `./${place}`),
 ])
   .then((code) => read(bunReport, code));
