@@ -11,6 +11,7 @@
   X(linear, pack_vector) X(linear, few_f32) X(linear, few_f16) X(linear, few_bf16) X(linear, few_quant) \
   X(linear, many_f32) X(linear, many_f16) X(linear, many_bf16) X(linear, many_quant) X(linear, unpack) \
   X(step, step_bf16) X(step, step_gated_bf16) X(step, step_f16) X(step, step_gated_f16) \
+  X(step, wide_bf16) X(step, wide_gated_bf16) X(step, wide_f16) X(step, wide_gated_f16) \
   X(tensor, tensor_bf16) X(tensor, tensor_f16) X(tensor, norm_halves) X(tensor, to_halves) \
   X(decoder, rotations) X(decoder, embed) X(decoder, norm) X(decoder, finish) X(decoder, move_row_end) X(decoder, advance) \
   X(attention, attend) X(attention, attend_merge) X(attention, estimates) X(attention, estimates_merge) X(attention, mass) X(attention, mass_rates) \
@@ -76,6 +77,13 @@ typedef struct {
 /* Rows of x that one pass over the weights serves. */
 #define RKV_FEW 8
 #define RKV_FEW_WARPS 4   /* output rows of a block of `few` */
+/* Steps on tensor cores: warps of a block, stages of a warp's ring, tiles of a pass over the columns with eight slots and with sixteen. */
+#define RKV_STEP_WARPS 16
+#define RKV_STEP_STAGES 3
+#define RKV_STEP_TILES 7
+#define RKV_WIDE_TILES 4
+#define RKV_STEP_SHARED(tiles, slots) (RKV_STEP_WARPS * (RKV_STEP_STAGES * 2048 + (tiles) * 16 * (slots) * 4)) /* 152 KiB, wide 160 */
+
 #define RKV_MANY 64       /* rows and columns of a block of `many` */
 
 #define RKV_PIECES 32     /* of a unit of decode attention, at most: eight KV heads then fill every multiprocessor twice, more slots make more */

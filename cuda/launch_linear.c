@@ -78,11 +78,9 @@ static rkv_kernel_id of_type(int32_t type, rkv_kernel_id f32) { /* kernels follo
   return (rkv_kernel_id)(f32 + (type < RKV_WEIGHT_Q8_0 ? type : RKV_WEIGHT_Q8_0));
 }
 
-#define STEP_SHARED (92 << 10) /* bytes of x as halves that leave room for a second block on a multiprocessor */
-#define STEP_FIXED (20 << 10)  /* and what a block has beside them */
-
-/* Halves in whole vectors, and few rows of x: the tensor cores' way of a step. */
-static bool fits_step(const rkv_product *p, int32_t count) {
+/* Halves in whole vectors, few rows of x, and the shared memory of a large GPU: the tensor cores' way of a step. */
+static bool fits_step(const rkv_cuda *c, const rkv_product *p, int32_t count) {
+  if (c->shared < RKV_STEP_SHARED(RKV_WIDE_TILES, 16)) return false;
   for (int32_t i = 0; i < count; i++) {
     if ((p[i].type != RKV_WEIGHT_BF16 && p[i].type != RKV_WEIGHT_F16) || p[i].type != p[0].type || p[i].cols % 32 != 0 || p[i].count > 64) return false;
     if (p[i].mode == RKV_SWIGLU && (p[i].gated_type != p[i].type || count > 1)) return false;
@@ -101,18 +99,15 @@ void rkv_multiply(rkv_cuda *c, const rkv_product *p, int32_t count) {
     }
     return;
   }
-  if (fits_step(p, count)) {
+  if (fits_step(c, p, count)) {
     rkv_products all = {.products = count};
-    int32_t tiles = 0, is_gated = p[0].mode == RKV_SWIGLU, is_f16 = p[0].type == RKV_WEIGHT_F16;
+    int32_t tiles = 0, is_gated = p[0].mode == RKV_SWIGLU, is_f16 = p[0].type == RKV_WEIGHT_F16, is_wide = p[0].count > RKV_FEW;
     for (int32_t i = 0; i < count; i++) {
       all.of[i] = p[i];
-      tiles += rkv_blocks(p[i].rows, 16);
+      tiles += rkv_blocks(p[i].rows, is_gated ? 8 : 16);
     }
-    /* x as halves in shared memory: with two blocks on a multiprocessor, else with one; what fits in neither way is split where it is used */
-    const int32_t rows = p[0].count < 8 ? p[0].count : 8, bytes = 6 * p[0].cols * rows, is_alone = bytes > STEP_SHARED && bytes <= c->shared - STEP_FIXED;
-    int32_t room = bytes <= STEP_SHARED || is_alone ? rows : 0, blocks = (is_alone ? 1 : 2) * c->processors;
-    rkv_launch(c, (rkv_kernel_id)(RKV_KERNEL_step_bf16 + 2 * is_f16 + is_gated), (uint64_t)(tiles < blocks ? tiles : blocks), 1, 1, 256, (uint32_t)(room > 0 ? bytes : 0),
-               (void *[]){&all, &room});
+    rkv_launch(c, (rkv_kernel_id)(RKV_KERNEL_step_bf16 + 4 * is_wide + 2 * is_f16 + is_gated), (uint64_t)(tiles < c->processors ? tiles : c->processors), 1, 1,
+               32 * RKV_STEP_WARPS, is_wide ? RKV_STEP_SHARED(RKV_WIDE_TILES, 16) : RKV_STEP_SHARED(RKV_STEP_TILES, 8), (void *[]){&all});
     return;
   }
   for (int32_t first = 0; first < count;) { /* neighbours of one type share a launch */

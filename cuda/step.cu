@@ -1,11 +1,17 @@
-/* step.cu: products of a step: weights of 16 bits with up to eight rows of x, on tensor cores, because that leaves the bandwidth to the
+/* step.cu: products of a step: weights of 16 bits with up to 16 rows of x a pass, on tensor cores, because that leaves the bandwidth to the
  * weights. x stays exact: a number of f32 is the sum of three halves (24 bits of bf16; of f16 what its range allows), and each is multiplied
- * by itself. A block makes 16 outputs for all slots at a time; its eight warps share the columns. Weights go straight to registers: a lane takes 16
- * bytes of a row, and which k a product calls its own is the same for weights and x. A slot is a column of its own: no neighbour changes it. */
+ * by itself. A slot is a column of its own: no neighbour changes it.
+ *
+ * A block a multiprocessor makes its share of the outputs, in tiles of 16 rows of weights. Its warps share the columns, a line of 128 bytes of
+ * each row at a time; a warp keeps its part of x in registers while up to TILES tiles pass by, which come through a ring in shared memory that
+ * it fills for itself, ahead of its need and before the kernel in front has ended. Nobody waits for anybody until the warps' sums are joined. */
 #include "mma.cuh"
 
-#define WARPS_OF 8
-#define PART 128 /* columns that a warp takes at a time: four loads of 16 bytes for each of its rows */
+#define WARPS_OF RKV_STEP_WARPS
+#define STAGES RKV_STEP_STAGES
+#define SLICE 64 /* columns that a warp takes at a time */
+#define ROUND (SLICE * WARPS_OF)
+#define STAGE_BYTES (16 * SLICE * 2)
 
 /* Which of up to 64 rows take part. */
 typedef struct { unsigned low, high; } rows_mask;
@@ -21,182 +27,188 @@ DEVICE int nth_row(rows_mask m, int n) {
   return n < lows ? (int)__fns(m.low, 0, n + 1) : 32 + (int)__fns(m.high, 0, n + 1 - lows);
 }
 
-DEVICE uint4 weights_at(const void *w, int64_t stride, int row, int rows, int k) {
-  return row < rows ? __ldcs((const uint4 *)((const char *)w + row * stride + k * 2)) : make_uint4(0, 0, 0, 0);
-}
-
-/* A warp's part is 16 rows by 128 columns. The 16 rows of a product on the tensor cores are eight rows of weights in two halves of a line: row
- * g is half g % 2 of row g / 2, so that a load of the warp is four whole lines of 128 bytes. Columns of x come in halves too, column n being
- * half n % 2 of slot n / 2, and of what the product makes only the sums count in which both are the same half. */
-typedef struct { uint4 of[2][2][2]; } part; /* [line][product][its lower, upper eight] */
-DEVICE void load_part(part &a, const void *w, int64_t stride, int row, int rows, int k0, int cols) {
-#pragma unroll
-  for (int line = 0; line < 2; line++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int k = k0 + line * 64 + LANE / 4 % 2 * 32 + LANE % 4 * 8;
-      a.of[line][i / 2][i % 2] = weights_at(w, stride, row + 4 * i + LANE / 8, k < cols ? rows : 0, k);
-    }
-}
-
-/* total[product][4] += a part of weights times four slots of x. Short chains on the tensor cores, which cut sums off; the long sum is rounded.
- * `ready`: this lane's slot as halves in shared memory, three planes of them; NULL: x is split here. */
-template <int DTYPE>
-DEVICE void add_part(float total[2][4], const part &a, const float *x, const char *ready, int is_row, int k0, int cols) {
-#pragma unroll
-  for (int line = 0; line < 2; line++) {
-    const int k = k0 + line * 64 + LANE / 4 % 2 * 32 + LANE % 4 * 8;
-    unsigned b[4][3];
-    if (ready) {
-#pragma unroll
-      for (int i = 0; i < 3; i++) {
-        uint4 v = make_uint4(0, 0, 0, 0);
-        if (is_row && k < cols) v = *(const uint4 *)(ready + (int64_t)i * cols * 2 + k * 2);
-        b[0][i] = v.x; b[1][i] = v.y; b[2][i] = v.z; b[3][i] = v.w;
-      }
-    } else {
-      float4 u = make_float4(0, 0, 0, 0), v = u;
-      if (is_row && k < cols) {
-        u = *(const float4 *)(x + k);
-        v = *(const float4 *)(x + k + 4);
-      }
-      split<DTYPE>(b[0], u.x, u.y);
-      split<DTYPE>(b[1], u.z, u.w);
-      split<DTYPE>(b[2], v.x, v.y);
-      split<DTYPE>(b[3], v.z, v.w);
-    }
-#pragma unroll
-    for (int m = 0; m < 2; m++) {
-      const uint4 low = a.of[line][m][0], high = a.of[line][m][1];
-      const unsigned one[4] = {low.x, high.x, low.y, high.y}, two[4] = {low.z, high.z, low.w, high.w};
-      float c[4] = {0, 0, 0, 0};
-#pragma unroll
-      for (int i = 2; i >= 0; i--) { /* the small parts first */
-        multiply<DTYPE>(c, one, b[0][i], b[1][i]);
-        multiply<DTYPE>(c, two, b[2][i], b[3][i]);
-      }
-#pragma unroll
-      for (int i = 0; i < 4; i++) total[m][i] += c[i];
-    }
-  }
-}
-
-/* What a block has to do: tiles of 16 outputs, of one product after another, each in turns of 128 columns a warp. */
-typedef struct { int product, tile, k; } turn;
-
-/* Tile `number` of all products, or a product of -1. */
-DEVICE turn tile_of(const rkv_products &all, int number) {
-  for (int i = 0; i < all.products; i++) {
-    const int tiles = ceil_div(all.of[i].rows, 16);
-    if (number < tiles) return turn{i, number, 0};
+/* Which product tile `number` of all is of; number becomes its place there. */
+DEVICE int product_of(const rkv_products &all, int &number) {
+  int i = 0;
+  for (; i < all.products - 1; i++) {
+    const int tiles = (all.of[i].rows + 15) / 16;
+    if (number < tiles) break;
     number -= tiles;
   }
-  return turn{-1, 0, 0};
+  return i;
 }
 
-/* Two blocks for each multiprocessor go over the tiles; the next kernel's have their first weights under way while these end. With `GATED`
- * four warps take one matrix and four the other. `room`: rows of x that fit into shared memory as halves. */
-template <int DTYPE, int GATED, int SETS>
-DEVICE void step_products(const rkv_products &all, int room) {
-  extern __shared__ __align__(16) char ready[]; /* [room][3][cols] */
-  __shared__ float sums[2][WARPS_OF][16][9];
-  const int turns = GATED ? WARPS_OF / 2 : WARPS_OF, mine = WARP % turns * PART, is_second = GATED && WARP >= turns, cols = all.of[0].cols, count = all.of[0].count;
-  const auto load = [&](part &to, turn at) {
-    if (at.product < 0) return;
-    const rkv_product &p = all.of[at.product];
-    load_part(to, is_second ? p.gated : p.w, is_second ? p.gated_stride : p.stride, at.tile * 16, p.rows, at.k + mine, cols);
+/* What is copied next: tile `tile` of [first, first + count), columns [k, k + SLICE). */
+typedef struct { int first, count, tile, k; } place;
+
+/* Four chunks of 16 bytes a lane: whole lines. Odd rows have the halves of their line exchanged, so that loads of two rows meet in no bank. A
+ * gated tile has eight rows of gate above the same eight of up. */
+template <int GATED>
+DEVICE void copy_stage(const rkv_products &all, const place &at, unsigned stage, int cols) {
+  const int r = LANE / 8, chunk = LANE % 8, k = at.k + chunk * 8;
+  int tile = at.first + at.tile;
+  const rkv_product &p = all.of[GATED ? 0 : product_of(all, tile)];
+  const unsigned to = stage + r * 128 + ((chunk ^ (r & 1) << 2) << 4);
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const int row = GATED ? tile * 8 + i % 2 * 4 + r : tile * 16 + i * 4 + r, is_there = row < p.rows && k < cols, is_up = GATED && i >= 2;
+    const char *from = (const char *)(is_up ? p.gated : p.w) + (is_there ? row * (is_up ? p.gated_stride : p.stride) + k * 2 : 0);
+    copy16(to + i * 512, from, is_there);
+  }
+}
+
+DEVICE uint4 shared16(unsigned address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address) : "memory");
+  return v;
+}
+
+/* A lane's part of x: of one slot eight columns in each 32. */
+typedef struct { float4 of[4]; } raw;
+DEVICE int column_of(int k, int i) { return k + i / 2 * 32 + LANE % 4 * 8 + i % 2 * 4; }
+DEVICE void load_raw(raw &to, const float *x, int is_row, int k, int cols) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) to.of[i] = is_row && column_of(k, i) < cols ? *(const float4 *)(x + column_of(k, i)) : make_float4(0, 0, 0, 0);
+}
+
+template <int DTYPE, int GATED, int SETS, int TILES>
+DEVICE void step_products(const rkv_products &all) {
+  extern __shared__ __align__(1024) unsigned char shared[]; /* the warps' rings, then sums[TILES][warp][16][8 * SETS] */
+  const int cols = all.of[0].cols, count = all.of[0].count, mine = WARP * SLICE, g = LANE / 4, t = LANE % 4;
+  const unsigned ring = shared_address(shared) + WARP * STAGES * STAGE_BYTES, ring_end = ring + STAGES * STAGE_BYTES;
+  float *sums = (float *)(shared + WARPS_OF * STAGES * STAGE_BYTES);
+  int tiles = 0;
+  for (int i = 0; i < all.products; i++) tiles += GATED ? (all.of[i].rows + 7) / 8 : (all.of[i].rows + 15) / 16;
+  const int share = tiles / gridDim.x, more = tiles % gridDim.x, number = blockIdx.x; /* the first blocks have one more */
+  const int first_tile = number * share + least(number, more), last_tile = first_tile + share + (number < more);
+  place ahead = {0, 0, 0, 0};
+  const auto copy_next = [&](unsigned stage) {
+    if (ahead.count > 0) {
+      copy_stage<GATED>(all, ahead, stage, cols);
+      if (++ahead.tile == ahead.count) {
+        ahead.tile = 0;
+        ahead.k += ROUND;
+        if (ahead.k >= cols) {
+          ahead.k = mine;
+          ahead.first += ahead.count;
+          ahead.count = least(TILES, last_tile - ahead.first);
+        }
+      }
+    }
+    copies_end(); /* a group in any case: they are counted */
   };
-  int number = blockIdx.x;
-  const auto next_of = [&](turn at) { /* the next turn of this block */
-    at.k += turns * PART;
-    if (at.k < cols) return at;
-    number += gridDim.x;
-    return tile_of(all, number);
+  const auto start = [&] {
+    ahead = place{first_tile, mine < cols ? least(TILES, last_tile - first_tile) : 0, 0, mine};
+#pragma unroll 1
+    for (int i = 0; i < STAGES; i++) copy_next(ring + i * STAGE_BYTES);
   };
-  turn at = tile_of(all, number);
-  part now, next;
-  load(now, at);
+  start();
   begin();
   const rows_mask taking = active_rows(all.of[0]);
-  for (int first = 0; first < count; first += 4 * SETS) {
-    const rkv_product &p = all.of[0];
-    const int to = nth_row(taking, first + THREAD % 8), last = least(4 * SETS, count - first);
-    int slots[SETS];
+  for (int first = 0; first < count; first += 8 * SETS) {
+    if (nth_row(taking, first) < 0) break;
+    if (first > 0) start();
     const float *x[SETS];
-    const char *halves_of_x[SETS];
+    int is_row[SETS];
 #pragma unroll
-    for (int i = 0; i < SETS; i++) {
-      slots[i] = nth_row(taking, first + 4 * i + LANE / 8);
-      x[i] = p.x + (slots[i] < 0 ? 0 : slots[i]) * p.x_stride;
-      halves_of_x[i] = last <= room ? ready + (int64_t)(4 * i + LANE / 8) * 6 * cols : NULL;
+    for (int s = 0; s < SETS; s++) {
+      const int slot = nth_row(taking, first + 8 * s + g);
+      is_row[s] = slot >= 0;
+      x[s] = all.of[0].x + (slot < 0 ? 0 : slot) * all.of[0].x_stride;
     }
-    if (__ballot_sync(0xffffffffu, slots[0] >= 0) == 0) return;
-    if (first > 0) {
-      number = blockIdx.x;
-      at = tile_of(all, number);
-      load(now, at);
-    }
-    if (last <= room) {
-      __syncthreads();
-      for (int n = 0; n < last; n++) {
-        const int row = nth_row(taking, first + n);
-        if (row < 0) break;
-#pragma unroll 4
-        for (int k = 4 * THREAD; k < cols; k += 4 * THREADS) {
-          const float4 v = *(const float4 *)(p.x + row * p.x_stride + k);
-          unsigned low[3], high[3];
-          split<DTYPE>(low, v.x, v.y);
-          split<DTYPE>(high, v.z, v.w);
+    unsigned stage = ring;
+    for (int base = first_tile; base < last_tile; base += TILES) {
+      const int here = least(TILES, last_tile - base);
+      float total[TILES][SETS][4];
 #pragma unroll
-          for (int i = 0; i < 3; i++) *(uint2 *)(ready + ((int64_t)n * 3 + i) * cols * 2 + k * 2) = make_uint2(low[i], high[i]);
-        }
-      }
-      __syncthreads();
-    }
-    float total[SETS][2][4];
+      for (int i = 0; i < 4 * TILES * SETS; i++) total[i / (4 * SETS)][i / 4 % SETS][i % 4] = 0;
+      raw next[SETS];
+      if (SETS == 1) load_raw(next[0], x[0], is_row[0], mine, cols);
+      for (int k = mine; k < cols; k += ROUND) {
+        unsigned b[SETS][8][3];
 #pragma unroll
-    for (int i = 0; i < 8 * SETS; i++) total[i / 8][i / 4 % 2][i % 4] = 0;
-    int side = 0;
-    while (at.product >= 0) {
-      const turn then = next_of(at);
-      load(next, then);
+        for (int s = 0; s < SETS; s++) {
+          if (SETS > 1) load_raw(next[s], x[s], is_row[s], k, cols);
 #pragma unroll
-      for (int i = 0; i < SETS; i++) add_part<DTYPE>(total[i], now, x[i], halves_of_x[i], slots[i] >= 0, at.k + mine, cols);
-      if (then.product != at.product || then.tile != at.tile) { /* the tile is done */
-#pragma unroll
-        for (int i = 0; i < 4 * SETS; i++) { /* two products of eight rows each; a lane and its neighbour of the other half share a row */
-          float *c = total[i / 4][i / 2 % 2] + i % 2 * 2;
-          const float half = LANE / 4 % 2 ? c[1] : c[0], sum = half + __shfl_xor_sync(0xffffffffu, half, 4);
-          if (LANE / 4 % 2 == 0) sums[side][WARP][i / 2 % 2 * 8 + i % 2 * 4 + LANE / 8][i / 4 * 4 + LANE % 4] = sum;
-          c[0] = c[1] = 0;
-        }
-        __syncthreads();
-        const rkv_product &done = all.of[at.product];
-        const int out = at.tile * 16 + THREAD / 8;
-        if (THREAD < 128 && THREAD % 8 < 4 * SETS && to >= 0 && out < done.rows) {
-          float sum = 0, gated = 0;
-          for (int i = 0; i < turns; i++) {
-            sum += sums[side][i][THREAD / 8][THREAD % 8];
-            if (GATED) gated += sums[side][turns + i][THREAD / 8][THREAD % 8];
+          for (int i = 0; i < 4; i++) {
+            const float4 v = next[s].of[i];
+            split<DTYPE>(b[s][2 * i], v.x, v.y);
+            split<DTYPE>(b[s][2 * i + 1], v.z, v.w);
           }
-          float *y = done.y + to * done.y_stride + out;
-          if (GATED) *y = silu(sum) * gated;
-          else if (done.mode == RKV_ADD) *y += done.bias ? sum + done.bias[out] : sum;
-          else *y = sum;
         }
-        side ^= 1; /* the next tile's sums go elsewhere: those who still add these need no second barrier */
+        if (SETS == 1) load_raw(next[0], x[0], is_row[0], k + ROUND, cols);
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+          if (tile >= here) break;
+          copies_wait<STAGES - 1>();
+          __syncwarp();
+          uint4 low[2], high[2];
+#pragma unroll
+          for (int j = 0; j < 2; j++) {
+            const unsigned from = stage + g * 128 + ((4 * j + t ^ (g & 1) << 2) << 4);
+            low[j] = shared16(from);
+            high[j] = shared16(from + 8 * 128);
+          }
+          __syncwarp();
+          copy_next(stage);
+          stage = stage + STAGE_BYTES == ring_end ? ring : stage + STAGE_BYTES;
+          /* Short chains on the tensor cores, which cut sums off; the long sum is rounded. */
+#pragma unroll
+          for (int s = 0; s < SETS; s++)
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+              const unsigned one[4] = {low[j].x, high[j].x, low[j].y, high[j].y}, two[4] = {low[j].z, high[j].z, low[j].w, high[j].w};
+              float c[4] = {0, 0, 0, 0};
+#pragma unroll
+              for (int i = 2; i >= 0; i--) { /* the small parts first */
+                multiply<DTYPE>(c, one, b[s][4 * j][i], b[s][4 * j + 1][i]);
+                multiply<DTYPE>(c, two, b[s][4 * j + 2][i], b[s][4 * j + 3][i]);
+              }
+#pragma unroll
+              for (int i = 0; i < 4; i++) total[tile][s][i] += c[i];
+            }
+        }
       }
-      now = next;
-      at = then;
+      __syncthreads(); /* the sums before these were used */
+#pragma unroll
+      for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+        for (int s = 0; s < SETS; s++) {
+          float *to = sums + ((tile * WARPS_OF + WARP) * 16 + g) * 8 * SETS + 8 * s + 2 * t;
+          *(float2 *)to = make_float2(total[tile][s][0], total[tile][s][1]);
+          *(float2 *)(to + 64 * SETS) = make_float2(total[tile][s][2], total[tile][s][3]);
+        }
+      __syncthreads();
+      const int outputs = GATED ? 8 : 16;
+      for (int id = THREAD; id < here * outputs * 8 * SETS; id += THREADS) {
+        const int r = id % outputs, n = id / outputs % (8 * SETS), tile = id / (outputs * 8 * SETS), slot = nth_row(taking, first + n);
+        int at = base + tile;
+        const rkv_product &p = all.of[GATED ? 0 : product_of(all, at)];
+        const int out = at * outputs + r;
+        if (slot < 0 || out >= p.rows) continue;
+        float sum = 0, gated = 0;
+#pragma unroll
+        for (int w = 0; w < WARPS_OF; w++) {
+          const float *from = sums + ((tile * WARPS_OF + w) * 16 + r) * 8 * SETS + n;
+          sum += from[0];
+          if (GATED) gated += from[64 * SETS];
+        }
+        float *y = p.y + slot * p.y_stride + out;
+        if (GATED) *y = silu(sum) * gated;
+        else if (p.mode == RKV_ADD) *y += p.bias ? sum + p.bias[out] : sum;
+        else *y = sum;
+      }
     }
   }
 }
 
-/* grid: as many blocks as fit on the device, or fewer. SETS: four slots each. */
-#define STEP(name, dtype, gated)                                                                                              \
-  KERNEL __launch_bounds__(32 * WARPS_OF, 2) kernel_step_##name(const __grid_constant__ rkv_products all, int room) {         \
-    if (all.of[0].count <= 4) step_products<dtype, gated, 1>(all, room);                                                      \
-    else step_products<dtype, gated, 2>(all, room);                                                                           \
+/* grid: a block a multiprocessor, or fewer. `step` takes up to 8 slots a pass, `wide` 16. */
+#define STEP(name, dtype, gated)                                                                           \
+  KERNEL __launch_bounds__(32 * WARPS_OF, 1) kernel_step_##name(const __grid_constant__ rkv_products all) { \
+    step_products<dtype, gated, 1, RKV_STEP_TILES>(all);                                                    \
+  }                                                                                                         \
+  KERNEL __launch_bounds__(32 * WARPS_OF, 1) kernel_wide_##name(const __grid_constant__ rkv_products all) { \
+    step_products<dtype, gated, 2, RKV_WIDE_TILES>(all);                                                    \
   }
 STEP(bf16, RKV_BF16, 0)
 STEP(gated_bf16, RKV_BF16, 1)
