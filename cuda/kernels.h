@@ -16,6 +16,7 @@
   X(decoder, rotations) X(decoder, embed) X(decoder, norm) X(decoder, finish) X(decoder, move_row_end) X(decoder, advance) \
   X(attention, attend) X(attention, attend_merge) X(attention, estimates) X(attention, estimates_merge) X(attention, mass) X(attention, mass_rates) \
   X(decode, decode_bf16_64) X(decode, decode_bf16_128) X(decode, decode_f16_64) X(decode, decode_f16_128) \
+  X(decode, decode_wide_bf16_64) X(decode, decode_wide_bf16_128) X(decode, decode_wide_f16_64) X(decode, decode_wide_f16_128) \
   X(chunk, attend_chunk) X(flash, flash_bf16_64) X(flash, flash_bf16_128) X(flash, flash_f16_64) X(flash, flash_f16_128) \
   X(cluster, seed_centroids) X(cluster, centroid_lengths) X(cluster, assign) X(cluster, moved) X(cluster, group) X(cluster, group_count) X(cluster, group_scan) \
   X(cluster, group_place) X(cluster, centroid_means) X(cluster, radius) X(cluster, permute) X(cluster, permute_back) \

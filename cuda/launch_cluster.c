@@ -56,11 +56,11 @@ void rkv_cuda_permute_rows(rkv_cuda *c, rkv_arena_object *arena, const void *arg
 void rkv_cuda_centroid_scores(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   rkv_centroid_scores_args a = *(const rkv_centroid_scores_args *)args;
   const int32_t queries = a.q.shape[1] / a.scores.shape[1], dim = a.q.shape[2], clusters = a.scores.shape[2];
-  const int32_t ranks = c->capability >= 90 && clusters > 64 ? 8 : 1;
+  const int32_t ranks = c->capability < 90 || clusters <= 128 ? 1 : clusters <= 1024 ? 2 : clusters <= 2048 ? 4 : 8;
   const int64_t wanted = (int64_t)queries * (rkv_blocks(clusters, ranks) + 2);
   int32_t room = wanted * 4 <= LOGITS && dim % 4 == 0 && dim <= 512 && queries <= 64 ? (int32_t)wanted : 0;
   (void)arena;
-  rkv_launch_clusters(c, RKV_KERNEL_centroid_scores, (uint32_t)a.scores.shape[1], (uint32_t)a.scores.shape[0], room > 0 ? (uint32_t)ranks : 1, ranks > 1 && room > 0 ? 256 : 512,
+  rkv_launch_clusters(c, RKV_KERNEL_centroid_scores, (uint32_t)a.scores.shape[1], (uint32_t)a.scores.shape[0], room > 0 ? (uint32_t)ranks : 1, 512,
                       (uint32_t)room * 4, (void *[]){&a, &room});
 }
 

@@ -17,7 +17,7 @@ typedef struct {
 DEVICE int is_per_head(const rkv_attend_args &a, const rkv_layer_data &layer) { return a.index.data && a.index.shape[1] != layer.kv_heads; }
 
 DEVICE plan plan_of(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_layer_data &layer, int slot, int unit) {
-  const int group = layer.heads / layer.kv_heads, per_head = is_per_head(a, layer), limit = ceil_div(kv.capacity, RKV_PIECE) + 2;
+  const int group = layer.heads / layer.kv_heads, per_head = is_per_head(a, layer), limit = (kv.capacity + RKV_PIECE - 1) / RKV_PIECE + 2;
   plan p;
   p.slot = slot;
   p.kv_head = per_head ? unit / group : unit;
@@ -39,13 +39,12 @@ DEVICE plan plan_of(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv
 
 /* The row at a place, or -1. */
 DEVICE int row_at(const plan &p, int window, int place) {
-  if (place < p.sink) return place;
-  if (place < p.sink + p.chosen) {
-    const int row = p.index[place - p.sink];
-    return row >= 0 && row < p.row_end ? row : -1;
-  }
-  const int row = p.tail_begin + (place - p.sink - p.chosen);
-  return row < p.row_end && (window <= 0 || p.newest - p.position[row] < window) ? row : -1;
+  const int listed = place - p.sink;
+  int row = place < p.sink ? place : p.tail_begin + (listed - p.chosen);
+  if (listed >= 0 && listed < p.chosen) row = p.index[listed];
+  if (row < 0 || row >= p.row_end) return -1;
+  if (window > 0 && listed >= p.chosen && p.newest - p.position[row] >= window) return -1;
+  return row;
 }
 
 #endif

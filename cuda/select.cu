@@ -41,42 +41,53 @@ DEVICE void score_row(float *scores, int count, int queries, int is_shared, floa
   }
 }
 
-/* The same for centroids whose logits fit into the shared memory of a cluster of blocks, each with a share of them: a warp reads a centroid once
- * for four queries, which lie in registers. */
-#define SCORED 4
-template <int WIDE>
+/* Sums of four numbers over the LANES lanes of a centroid; this lane gets number l * 4 / LANES of them. */
+template <int LANES>
+DEVICE float sum_of_four(const float v[4], int l) {
+  const int upper = l & LANES / 2, odd = l & LANES / 4;
+  float keep[2];
+#pragma unroll
+  for (int i = 0; i < 2; i++) keep[i] = (upper ? v[2 + i] : v[i]) + __shfl_xor_sync(0xffffffffu, upper ? v[i] : v[2 + i], LANES / 2);
+  float sum = (odd ? keep[1] : keep[0]) + __shfl_xor_sync(0xffffffffu, odd ? keep[0] : keep[1], LANES / 4);
+#pragma unroll
+  for (int i = LANES / 8; i > 0; i /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, i);
+  return sum;
+}
+
+/* The same for centroids whose logits fit into the shared memory of a cluster of blocks, each with a share of them: 16 channels of four queries
+ * lie in a lane's registers, and LANES of them read a centroid, once. */
+template <int LANES>
 DEVICE void centroid_logits(float *logits, const float *q, int queries, const float *centroids, const float *radius, float bound, const int *offsets, int begin_c, int end_c, int dim) {
-  const int count = end_c - begin_c;
-  for (int first = 0; first < queries; first += SCORED) {
-    const int now = least(SCORED, queries - first);
-    float query[SCORED][4 * WIDE], lengths[SCORED];
+  const int count = end_c - begin_c, l = LANE % LANES, mine = l / (LANES / 4);
+  for (int first = 0; first < queries; first += 4) {
+    float query[4][16], square[4];
 #pragma unroll
-    for (int g = 0; g < SCORED; g++) {
-      float square = 0;
+    for (int g = 0; g < 4; g++) {
+      square[g] = 0;
 #pragma unroll
-      for (int i = 0; i < 4 * WIDE; i++) {
-        const int d = i / 4 * 128 + LANE * 4 + i % 4;
-        query[g][i] = g < now && d < dim ? q[(first + g) * (int64_t)dim + d] : 0;
-        square = fmaf(query[g][i], query[g][i], square);
+      for (int i = 0; i < 16; i++) {
+        const int d = (i / 4 * LANES + l) * 4 + i % 4;
+        query[g][i] = first + g < queries && d < dim ? q[(first + g) * (int64_t)dim + d] : 0;
+        square[g] = fmaf(query[g][i], query[g][i], square[g]);
       }
-      lengths[g] = radius ? bound * sqrtf(warp_sum(square)) : 0;
     }
-#pragma unroll 4
-    for (int c = begin_c + WARP; c < end_c; c += WARPS) {
-      float dot[SCORED] = {0};
+    const float length = radius ? bound * sqrtf(sum_of_four<LANES>(square, l)) : 0;
+    const int step = WARPS * 32 / LANES;
+#pragma unroll 2
+    for (int base = begin_c; base < end_c; base += step) {
+      const int c = base + THREAD / LANES, is_there = c < end_c;
+      float dot[4] = {0, 0, 0, 0};
 #pragma unroll
-      for (int w = 0; w < WIDE; w++) {
-        const int d = w * 128 + LANE * 4;
-        const float4 x = d < dim ? *(const float4 *)(centroids + (int64_t)c * dim + d) : make_float4(0, 0, 0, 0);
+      for (int i = 0; i < 4; i++) {
+        const int d = (i * LANES + l) * 4;
+        const float4 x = is_there && d < dim ? *(const float4 *)(centroids + (int64_t)c * dim + d) : make_float4(0, 0, 0, 0);
 #pragma unroll
-        for (int g = 0; g < SCORED; g++) dot[g] = fmaf(x.w, query[g][4 * w + 3], fmaf(x.z, query[g][4 * w + 2], fmaf(x.y, query[g][4 * w + 1], fmaf(x.x, query[g][4 * w], dot[g]))));
+        for (int g = 0; g < 4; g++) dot[g] = fmaf(x.w, query[g][4 * i + 3], fmaf(x.z, query[g][4 * i + 2], fmaf(x.y, query[g][4 * i + 1], fmaf(x.x, query[g][4 * i], dot[g]))));
       }
-#pragma unroll
-      for (int g = 0; g < SCORED; g++) {
-        float x = warp_sum(dot[g]);
-        if (radius) x = fmaf(lengths[g], radius[c], x);
-        if (LANE == 0 && g < now) logits[(first + g) * count + c - begin_c] = offsets[c + 1] > offsets[c] && x == x ? x : -INFINITE;
-      }
+      float x = sum_of_four<LANES>(dot, l);
+      if (!is_there || l % (LANES / 4) != 0 || first + mine >= queries) continue;
+      if (radius) x = fmaf(length, radius[c], x);
+      logits[(first + mine) * count + c - begin_c] = offsets[c + 1] > offsets[c] && x == x ? x : -INFINITE;
     }
   }
 }
@@ -84,8 +95,8 @@ DEVICE void centroid_logits(float *logits, const float *q, int queries, const fl
 DEVICE void score_centroids(float *scores, const float *q, int queries, const float *centroids, const float *radius, float bound, const int *offsets, int count, int dim,
                             int is_shared, float scale, float *logits /*[queries][share], then two for each query*/) {
   const int ranks = cluster_ranks(), share = ceil_div(count, ranks), begin_c = least(count, cluster_rank() * share), end_c = least(count, begin_c + share), mine = end_c - begin_c;
-  if (dim <= 128) centroid_logits<1>(logits, q, queries, centroids, radius, bound, offsets, begin_c, end_c, dim);
-  else centroid_logits<4>(logits, q, queries, centroids, radius, bound, offsets, begin_c, end_c, dim);
+  if (dim <= 128) centroid_logits<8>(logits, q, queries, centroids, radius, bound, offsets, begin_c, end_c, dim);
+  else centroid_logits<32>(logits, q, queries, centroids, radius, bound, offsets, begin_c, end_c, dim);
   __syncthreads();
   if (!is_shared) {
     for (int i = THREAD; i < queries * mine; i += THREADS) scores[begin_c + i % mine] = logits[i]; /* one query a row */
