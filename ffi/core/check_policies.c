@@ -159,7 +159,7 @@ int32_t rkv_attention_mass(int32_t mass, int32_t q, int32_t lse, int32_t weights
     rkv_check_range(&c, "slot", slot, RKV_STEP, a.rows->slots - 1);
     if (slot == RKV_STEP) rkv_check_equal(&c, "count of a step", count, "slots", a.rows->slots);
     else rkv_check_range(&c, "count", count, 1, a.rows->capacity);
-    rkv_check_range(&c, "first", first, 0, slot == RKV_STEP ? 0 : count - 1);
+    rkv_check_range(&c, "first", first, 0, slot == RKV_STEP ? 0 : (int64_t)count - 1);
     SHAPE(&c, &a.q, "q", LEAST(count), l->heads, l->head_dim);
     SHAPE(&c, &a.lse, "lse", LEAST(count), l->heads);
     SHAPE(&c, &a.weights, "weights", LEAST(count));
@@ -216,7 +216,7 @@ int32_t rkv_keep(int32_t keep, int32_t scores, int32_t slot, int32_t begin, int3
     rkv_check_range(&c, "end", end, 0, row_end);
     rkv_check_range(&c, "begin", begin, 0, end);
     rkv_check_range(&c, "count", count, 0, (int64_t)end - begin);
-    if (c.code == 0) SHAPE(&c, &a.keep, "keep", a.scores.shape[0], a.scores.shape[1], LEAST(begin + count + row_end - end));
+    if (c.code == 0) SHAPE(&c, &a.keep, "keep", a.scores.shape[0], a.scores.shape[1], LEAST((int64_t)begin + count + row_end - end));
   }
   return rkv_submit(&c, RKV_OP_keep, &a, sizeof a);
 }

@@ -91,7 +91,7 @@ static int32_t together_of(const rkv_attend_args *op) {
   const rkv_rows_data *kv = op->rows;
   int64_t places = 0;
   for (int32_t s = 0; s < kv->slots; s++)
-    if (kv->active[s]) places += op->sink + (op->index.data ? op->index.shape[2] : 0) + kv->row_end[s] - rkv_min_int(kv->tail_begin[s], kv->row_end[s]);
+    if (kv->active[s]) places += (int64_t)op->sink + (op->index.data ? op->index.shape[2] : 0) + kv->row_end[s] - rkv_min_int(kv->tail_begin[s], kv->row_end[s]);
   const int64_t fit = places * units_of(op) / (RKV_PIECE * ENOUGH_PIECES);
   return fit < 1 ? 1 : fit < TOGETHER ? (int32_t)fit : TOGETHER;
 }

@@ -163,16 +163,19 @@ static uint64_t philox(uint32_t key, uint32_t low) {
   return (uint64_t)low << 32 | high;
 }
 
+/* A whole number of an option, which may be any float that a caller wrote: no number and what is below 0 count as 0. */
+static uint64_t whole(double option, double most) { return option > 0 ? (uint64_t)(option < most ? option : most) : 0; }
+
 static int32_t draw(rkv_urn *urn, const float *options, int32_t position, void *scratch) {
-  const int32_t top_k = (int32_t)options[RKV_TOP_K];
+  const int32_t top_k = (int32_t)whole(options[RKV_TOP_K], INT32_MAX);
   uint64_t weights[RKV_LANES];
   if (top_k > 0 && top_k < urn->vocab) urn->rank = rkv_rank_of_kth(scratch, urn->x, urn->vocab, (rkv_place){0, -1}, top_k, &urn->ties);
   if (options[RKV_TOP_P] < 1) {
-    const uint64_t wanted = (uint64_t)ceil((double)options[RKV_TOP_P] * (double)weight_of(urn, 0));
+    const uint64_t wanted = whole(ceil((double)options[RKV_TOP_P] * (double)weight_of(urn, 0)), 0x1p63);
     cut_by_weight(urn, wanted > 0 ? wanted : 1, scratch);
   }
-  const uint64_t lightest = (uint64_t)(options[RKV_MIN_P] * RKV_ONE_WEIGHT), sum = weight_of(urn, lightest);
-  const uint32_t seed = (uint32_t)options[RKV_SEED_HIGH] << 16 | (uint32_t)options[RKV_SEED_LOW];
+  const uint64_t lightest = whole((double)options[RKV_MIN_P] * RKV_ONE_WEIGHT, 0x1p63), sum = weight_of(urn, lightest);
+  const uint32_t seed = (uint32_t)whole(options[RKV_SEED_HIGH], 65535) << 16 | (uint32_t)whole(options[RKV_SEED_LOW], 65535);
   const uint64_t target = (uint64_t)((unsigned __int128)philox(seed, (uint32_t)position) * sum >> 64);
   uint64_t passed = 0;
   int32_t ties = urn->ties;
@@ -212,7 +215,7 @@ int32_t RKV_FN(rkv_likeliest_pieces)(const void *args, int32_t stage) { return s
 void RKV_FN(rkv_likeliest_run)(const void *args, int32_t stage, int32_t piece, void *scratch) {
   const rkv_likeliest_args *op = args;
   const int32_t row = op->first + piece, vocab = vocab_of(&op->logits), most = vocab_of(&op->tokens), *active = op->active.data;
-  const int32_t wanted = rkv_min_int(most, (int32_t)ROW(op->options, row, RKV_SAMPLING)[RKV_LIKELIEST]);
+  const int32_t wanted = rkv_min_int(most, (int32_t)whole(ROW(op->options, row, RKV_SAMPLING)[RKV_LIKELIEST], INT32_MAX));
   const float *logits = ROW(op->logits, row, vocab);
   int32_t *tokens = (int32_t *)op->tokens.data + (int64_t)row * most, found = 0, ties;
   float *logprobs = ROW(op->logprobs, row, most), largest;
