@@ -29,7 +29,7 @@ export async function loadWeights(
       options.signal?.throwIfAborted();
       options.onProgress?.({ stage: "load", done, total, unit: "bytes" });
     };
-    // The largest matrices first: while one is packed it is there twice, and the rest not yet.
+    // The largest first, of the model and of each layer: while one is packed it is there twice, and the rest not yet.
     const ends = arena.model(pack(spans.embed), pack(spans.outputNorm), spans.output && pack(spans.output), shape.normEps);
     fences.push(arena.fence());
     await settle(0);
@@ -38,7 +38,8 @@ export async function loadWeights(
       const { heads: q, kvHeads: k } = shape;
       const rotated: Partial<Record<LayerWeight, number>> = shape.rope.interleaved ? { q, k, qBias: q, kBias: k } : {};
       const packed: Partial<Record<LayerWeight, { handle: number }>> = {};
-      for (const [name, span] of Object.entries(layer) as [LayerWeight, TensorSpan | null][]) {
+      const named = Object.entries(layer) as [LayerWeight, TensorSpan | null][];
+      for (const [name, span] of named.sort(([, a], [, b]) => (b?.bytes ?? 0) - (a?.bytes ?? 0))) {
         if (span) packed[name] = pack(span, rotated[name]);
       }
       const { heads, kvHeads, headDim } = shape;

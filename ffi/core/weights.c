@@ -41,6 +41,8 @@ static size_t file_row_bytes(int32_t type, int32_t cols) {
   return (size_t)(cols / blocks[type].weights) * (size_t)blocks[type].bytes;
 }
 
+#define AROUND (64 << 10) /* what the system maps around a page that is touched: a tensor's reading brings ends of its neighbours with it */
+
 static const char *const type_names[] = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K"};
 
 int32_t rkv_weight(int32_t arena_handle, int32_t file_handle, int64_t offset, int32_t type, int32_t rows, int32_t cols, int32_t rotated) {
@@ -87,10 +89,11 @@ int32_t rkv_weight(int32_t arena_handle, int32_t file_handle, int64_t offset, in
   rkv_check c = {.action = action, .arena = arena};
   rkv_pack_args a = {.weight = &weight->data, .source = file->bytes + offset, .rotated = rotated};
   rkv_submit(&c, RKV_OP_pack, &a, sizeof a);
+  const size_t first = (size_t)offset / AROUND * AROUND, end = ((size_t)offset + size + AROUND - 1) / AROUND * AROUND;
   rkv_entry *entry = rkv_queue_entry(d, 0, action); /* the mapped pages have been read: weights are resident once */
   *entry = (rkv_entry){.kind = ENTRY_DISCARD, .arena = arena};
-  entry->as.release.begin = (void *)(uintptr_t)a.source;
-  entry->as.release.bytes = size;
+  entry->as.release.begin = (void *)(uintptr_t)(file->bytes + first);
+  entry->as.release.bytes = (end < file->size ? end : file->size) - first;
   rkv_queue_give(d);
   return handle;
 }

@@ -3,7 +3,7 @@ import { count } from "../format.ts";
 import { FormatError } from "../formats/checkpoint.ts";
 import type { GgufMetadata } from "../formats/gguf_values.ts";
 import { beginsWithBos, ChatTemplate } from "./chat.ts";
-import { type AddedToken, HuggingFaceTokenizer, type TokenizerJson } from "./huggingface.ts";
+import { type AddedToken, type BytePairs, HuggingFaceTokenizer, type TokenizerJson } from "./huggingface.ts";
 import { splitsOf } from "./pre_tokenizers.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -26,8 +26,11 @@ interface Vocabulary {
   readonly tokens: readonly string[];
   readonly types: ArrayLike<number>;
   /** Token -> id, control tokens left out: no text may reach them. */
-  readonly vocab: Readonly<Record<string, number>>;
+  readonly vocab: Map<string, number>;
 }
+
+/** All but the vocabulary of a tokenizer.json, and the vocabulary. */
+type Parts = readonly [json: TokenizerJson, pairs: BytePairs];
 
 /** Errors: FormatError naming the key that is missing, damaged or not supported. */
 export function readGgufTokenizer(file: string, metadata: GgufMetadata): GgufTokenizer {
@@ -36,14 +39,15 @@ export function readGgufTokenizer(file: string, metadata: GgufMetadata): GgufTok
   if (!isNumbers(types) || types.length !== tokens.length) {
     throw new FormatError(file, `tokenizer.ggml.token_type is not a number for each of ${count(tokens.length)} tokens`);
   }
-  const vocab = Object.fromEntries([...tokens.entries()].filter(([id]) => types[id] !== CONTROL).map(([id, token]) => [token, id]));
+  const vocab = new Map<string, number>();
+  for (const [id, token] of tokens.entries()) if (types[id] !== CONTROL) vocab.set(token, id);
   const vocabulary = { tokens, types, vocab };
   const kind = metadata.get("tokenizer.ggml.model");
   const pre = metadata.get("tokenizer.ggml.pre");
   if (kind !== "gpt2" && kind !== "llama") {
     throw new FormatError(file, `tokenizer.ggml.model is ${JSON.stringify(kind)}, supported: gpt2 (byte-level BPE), llama (SentencePiece)`);
   }
-  const json = kind === "gpt2" ? byteLevel(file, metadata, vocabulary) : sentencePiece(file, metadata, vocabulary);
+  const [json, pairs] = kind === "gpt2" ? byteLevel(file, metadata, vocabulary) : sentencePiece(file, metadata, vocabulary);
   const id = (name: string): number | null => {
     const found = metadata.get(`tokenizer.ggml.${name}_token_id`);
     if (found === undefined) return null;
@@ -60,7 +64,7 @@ export function readGgufTokenizer(file: string, metadata: GgufMetadata): GgufTok
     return token === null ? [] : [[{ padding: "pad_token", unknown: "unk_token" }[name] ?? `${name}_token`, tokens[token]]];
   });
   return {
-    tokenizer: new HuggingFaceTokenizer(json, bos === null ? null : tokens[bos]),
+    tokenizer: new HuggingFaceTokenizer(json, bos === null ? null : tokens[bos], pairs),
     chat: typeof template === "string" ? new ChatTemplate(template, Object.fromEntries(texts)) : null,
     bos,
     eos: [...new Set([...named, ...usual])],
@@ -75,10 +79,10 @@ function addedTokens({ tokens, types }: Vocabulary): AddedToken[] {
   });
 }
 
-function byteLevel(file: string, metadata: GgufMetadata, vocabulary: Vocabulary): TokenizerJson {
+function byteLevel(file: string, metadata: GgufMetadata, vocabulary: Vocabulary): Parts {
   const pre = metadata.get("tokenizer.ggml.pre");
   const { splits, ignoreMerges } = splitsOf(file, pre);
-  const merges = listOfTexts(file, metadata, "tokenizer.ggml.merges").map((merge) => {
+  const merges = Iterator.from(listOfTexts(file, metadata, "tokenizer.ggml.merges")).map((merge): [string, string] => {
     const space = merge.indexOf(" ", 1);
     if (space < 0) {
       throw new FormatError(file, `tokenizer.ggml.merges has ${JSON.stringify(merge)}, want two texts and a space between them`);
@@ -89,19 +93,20 @@ function byteLevel(file: string, metadata: GgufMetadata, vocabulary: Vocabulary)
     ...splits.map((Regex) => ({ type: "Split", pattern: { Regex }, behavior: "Isolated", invert: false })),
     { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false },
   ];
-  return {
+  const json = {
     version: "1.0",
     added_tokens: addedTokens(vocabulary),
     normalizer: null,
     pre_tokenizer: { type: "Sequence", pretokenizers },
     post_processor: null,
     decoder: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false },
-    model: { type: "BPE", vocab: vocabulary.vocab, merges, ignore_merges: ignoreMerges, byte_fallback: false },
+    model: { type: "BPE", ignore_merges: ignoreMerges, byte_fallback: false },
   };
+  return [json, { vocab: vocabulary.vocab, merges }];
 }
 
 /** SentencePiece joins the pair whose token scores best, so every way to cut a token in two is a merge, ranked by the token's score. */
-function sentencePiece(file: string, metadata: GgufMetadata, vocabulary: Vocabulary): TokenizerJson {
+function sentencePiece(file: string, metadata: GgufMetadata, vocabulary: Vocabulary): Parts {
   const { tokens, types, vocab } = vocabulary;
   const scores = metadata.get("tokenizer.ggml.scores");
   if (!isNumbers(scores) || scores.length !== tokens.length) {
@@ -116,15 +121,17 @@ function sentencePiece(file: string, metadata: GgufMetadata, vocabulary: Vocabul
     const letters = [...token];
     for (let cut = 1; cut < letters.length; cut++) {
       const left = letters.slice(0, cut).join(""), right = letters.slice(cut).join("");
-      if (Object.hasOwn(vocab, left) && Object.hasOwn(vocab, right)) merges.push({ left, right, id });
+      if (vocab.has(left) && vocab.has(right)) merges.push({ left, right, id });
     }
   }
-  merges.sort((a, b) => scores[b.id] - scores[a.id] || vocab[a.left] - vocab[b.left] || vocab[a.right] - vocab[b.right]);
+  merges.sort((a, b) =>
+    scores[b.id] - scores[a.id] || vocab.get(a.left)! - vocab.get(b.left)! || vocab.get(a.right)! - vocab.get(b.right)!
+  );
   const prefix = metadata.get("tokenizer.ggml.add_space_prefix") ?? true;
   const spaces = { type: "Replace", pattern: { String: " " }, content: "▁" };
   const strip = { type: "Strip", content: " ", start: 1, stop: 0 };
   const unknown = [...tokens.keys()].find((id) => types[id] === UNKNOWN) ?? 0;
-  return {
+  const json = {
     version: "1.0",
     added_tokens: addedTokens(vocabulary),
     normalizer: { type: "Sequence", normalizers: [...(prefix ? [{ type: "Prepend", prepend: "▁" }] : []), spaces] },
@@ -139,15 +146,9 @@ function sentencePiece(file: string, metadata: GgufMetadata, vocabulary: Vocabul
         ...(prefix ? [strip] : []),
       ],
     },
-    model: {
-      type: "BPE",
-      vocab,
-      merges: merges.map(({ left, right }) => [left, right]),
-      byte_fallback: true,
-      fuse_unk: true,
-      unk_token: tokens[unknown],
-    },
+    model: { type: "BPE", byte_fallback: true, fuse_unk: true, unk_token: tokens[unknown] },
   };
+  return [json, { vocab, merges: Iterator.from(merges).map(({ left, right }): [string, string] => [left, right]) }];
 }
 
 function listOfTexts(file: string, metadata: GgufMetadata, key: string): readonly string[] {

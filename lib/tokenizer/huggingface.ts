@@ -1,5 +1,5 @@
 /** The tokenizer library's adapter: a tokenizer.json, or what a GGUF vocabulary makes of one. */
-import { Tokenizer as Library } from "@huggingface/tokenizers";
+import { BPE, Tokenizer as Library } from "@huggingface/tokenizers";
 import { count } from "../format.ts";
 import type { EncodeOptions, TextDecoder, Tokenizer } from "./tokenizer.ts";
 
@@ -15,7 +15,16 @@ export interface AddedToken {
 export interface TokenizerJson {
   readonly added_tokens?: readonly AddedToken[];
   readonly pre_tokenizer?: unknown;
+  readonly model?: unknown;
   readonly [field: string]: unknown;
+}
+
+/** A byte-pair model's vocabulary. */
+export interface BytePairs {
+  /** Token -> id. The tokenizer takes it over. */
+  readonly vocab: Map<string, number>;
+  /** The pairs that are joined, the first one first. */
+  readonly merges: Iterable<readonly [left: string, right: string]>;
 }
 
 const settings = { clean_up_tokenization_spaces: false };
@@ -30,17 +39,24 @@ const SEAL = "\uDFFF";
 export class HuggingFaceTokenizer implements Tokenizer {
   readonly special: ReadonlyMap<string, number>;
   readonly #ids: ReadonlySet<number>;
+  /** Encodes; the library's `named` has no rules of its own and decodes, for there control tokens bear their names. */
   readonly #sealed: Library;
   readonly #named: Library;
   readonly #anyControl: RegExp | null;
   readonly #bos: number | null;
 
-  constructor(json: TokenizerJson, bos: string | null) {
+  /** `pairs`: the vocabulary, where it is not in `json`. */
+  constructor(json: TokenizerJson, bos: string | null, pairs: BytePairs | null = pairsOf(json.model)) {
     const added = json.added_tokens ?? [];
-    const mended = { ...json, added_tokens: added, pre_tokenizer: mendDigits(json.pre_tokenizer ?? null) };
+    const model = pairs ? { ...json.model as object, vocab: {}, merges: [] } : json.model;
+    const mended = { ...json, model, added_tokens: added, pre_tokenizer: mendDigits(json.pre_tokenizer ?? null) };
     const sealed = added.map((token) => token.special ? { ...token, content: seal(token.id), normalized: false } : token);
-    this.#named = new Library(mended, settings);
     this.#sealed = new Library({ ...mended, added_tokens: sealed }, settings);
+    if (pairs) fill(this.#sealed.model as BPE, pairs);
+    const { vocab, end_of_word_suffix: suffix } = this.#sealed.model!;
+    this.#named = new Library({ ...mended, model: { type: "BPE", vocab: {}, merges: [], end_of_word_suffix: suffix } }, settings);
+    this.#named.model!.vocab = vocab.slice();
+    for (const { id, content } of added) this.#named.model!.vocab[id] = content;
     this.special = new Map(added.filter(({ special }) => special).map(({ content, id }) => [content, id]));
     this.#ids = new Set(this.special.values());
     const longestFirst = [...this.special.keys()].sort((a, b) => b.length - a.length).map((text) => RegExp.escape(text));
@@ -90,12 +106,46 @@ export class HuggingFaceTokenizer implements Tokenizer {
   }
 
   tokenToId(token: string): number | null {
-    return this.#named.token_to_id(token) ?? null;
+    return this.#named.token_to_id(token) ?? (token.includes(SEAL) ? null : this.#sealed.token_to_id(token) ?? null);
   }
 
   idToToken(id: number): string | null {
     return this.#named.id_to_token(id) ?? null;
   }
+}
+
+/** The vocabulary of a tokenizer.json; null for a model that is no byte-pair one, which the library reads itself. */
+function pairsOf(model: unknown): BytePairs | null {
+  const { type, vocab, merges } = (model ?? {}) as {
+    type?: unknown;
+    vocab?: Record<string, number>;
+    merges?: (string | [string, string])[];
+  };
+  if (type !== "BPE" || typeof vocab !== "object" || vocab === null || !Array.isArray(merges)) return null;
+  const ids = new Map<string, number>();
+  for (const token in vocab) ids.set(token, vocab[token]);
+  return {
+    vocab: ids,
+    merges: Iterator.from(merges).map((pair) => typeof pair === "string" ? pair.split(" ", 2) as [string, string] : pair),
+  };
+}
+
+/**
+ * Gives a byte-pair model its vocabulary. The library's constructor ends with the same maps, but comes there by way of lists of pairs, holds
+ * these as well, and takes three times the memory.
+ */
+function fill(model: BPE, { vocab, merges }: BytePairs): void {
+  const names: string[] = [];
+  for (const [token, id] of vocab) names[id] = token;
+  for (const [token, id] of model.tokens_to_ids) { // added tokens, which the library has put there
+    vocab.set(token, id);
+    names[id] = token;
+  }
+  model.vocab = names;
+  model.tokens_to_ids = vocab;
+  model.unk_token_id = vocab.get(model.unk_token!);
+  let rank = 0;
+  for (const pair of merges) model.bpe_ranks.set(JSON.stringify(pair), rank++);
 }
 
 function seal(id: number): string {
