@@ -227,6 +227,13 @@ KERNEL kernel_group_place(const __grid_constant__ rkv_group_args a) {
 
 #define MEMBERS 512 /* row numbers that a block holds */
 
+/* Offset c cut to the run, and a row of it for any entry of `order`: both are a caller's, and may say anything. */
+DEVICE int offset_of(const int *offsets, int c, const rkv_run &run) { return most(run.begin, least(offsets[c], run.begin + run.rows)); }
+DEVICE int row_of(int entry, const rkv_run &run) {
+  const unsigned in_run = (unsigned)entry - (unsigned)run.begin;
+  return run.begin + (in_run < (unsigned)run.rows ? (int)in_run : 0);
+}
+
 template <int DTYPE>
 DEVICE float sum_members(const char *keys, int64_t bytes, const int *members, int count, int d, int dim, float mean) {
   float sum = 0;
@@ -244,8 +251,9 @@ KERNEL __launch_bounds__(128) kernel_centroid_means(const __grid_constant__ rkv_
   const rkv_run &run = a.run;
   const int c = blockIdx.x, head = blockIdx.y, dim = a.keys.shape[3], dtype = a.keys.dtype;
   if (is_at_rest(a.moved, run, head)) return;
-  const int *offsets = ints(a.offsets, run, head) + run.cluster, *members = ints(a.order, run, head) + offsets[c];
-  const int count = offsets[c + 1] - offsets[c];
+  const int *offsets = ints(a.offsets, run, head) + run.cluster;
+  const int begin_m = offset_of(offsets, c, run), count = offset_of(offsets, c + 1, run) - begin_m;
+  const int *members = ints(a.order, run, head) + begin_m;
   if (count <= 0) return;
   const int64_t bytes = row_bytes(dtype, dim);
   const char *keys = keys_of(a.keys, run, head);
@@ -257,7 +265,7 @@ KERNEL __launch_bounds__(128) kernel_centroid_means(const __grid_constant__ rkv_
       for (int at = 0; at < count; at += MEMBERS) {
         const int here = least(MEMBERS, count - at);
         __syncthreads();
-        for (int m = THREAD; m < here; m += THREADS) held[m] = members[at + m];
+        for (int m = THREAD; m < here; m += THREADS) held[m] = row_of(members[at + m], run);
         __syncthreads();
         for (int from = 0; from < here && d < dim; from += RKV_PIECE) {
           const int n = least(RKV_PIECE, here - from);
@@ -285,8 +293,9 @@ KERNEL kernel_radius(const __grid_constant__ rkv_radius_args a) {
   const char *keys = keys_of(a.keys, run, head);
   const float *centroid = centroids_of(a.centroids, run, head) + (int64_t)c * dim;
   float farthest = 0;
-  for (int m = offsets[c] + WARP; m < offsets[c + 1]; m += WARPS) {
-    const char *key = keys + order[m] * row_bytes(dtype, dim);
+  const int end = offset_of(offsets, c + 1, run);
+  for (int m = offset_of(offsets, c, run) + WARP; m < end; m += WARPS) {
+    const char *key = keys + row_of(order[m], run) * row_bytes(dtype, dim);
     float square = 0;
     for (int d = LANE; d < dim; d += 32) {
       const float apart = at_row(dtype, key, d, dim) - centroid[d];

@@ -406,12 +406,14 @@ RKV_API int32_t rkv_assign(int32_t labels, int32_t moved, int32_t keys, int32_t 
  * Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE, RKV_RECORDING. */
 RKV_API int32_t rkv_group(int32_t order, int32_t offsets, int32_t labels, int32_t moved, const int32_t *run);
 
-/* Centroids as the raw means of their members, summed in f32, in row order; an empty cluster keeps its centroid.
+/* Centroids as the raw means of their members, summed in f32, in row order; an empty cluster keeps its centroid. Offsets are cut to the
+ * run, and an entry of order that names no row of it counts as its first.
  *   centroids inout;  keys, order, offsets in;  moved in, 0 = none: every head
  * Source: ClusterKV 3.2. Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE, RKV_RECORDING. */
 RKV_API int32_t rkv_centroid_means(int32_t centroids, int32_t keys, int32_t order, int32_t offsets, int32_t moved, const int32_t *run);
 
-/* How far the farthest member lies from its centroid (L2); 0 for an empty cluster. After the last rkv_centroid_means, before rows move.
+/* How far the farthest member, told as by rkv_centroid_means, lies from its centroid (L2); 0 for an empty cluster. After the last
+ * rkv_centroid_means, before rows move.
  *   radius[slots, kvHeads, maxClusters]              f32  out
  *   keys, centroids, order, offsets                  in   as above
  * Source: ArkVale (NeurIPS 2024). Errors: RKV_SHAPE, RKV_DTYPE, RKV_RANGE, RKV_STALE, RKV_RECORDING. */

@@ -204,6 +204,15 @@ int32_t RKV_FN(rkv_centroid_means_pieces)(const void *args, int32_t stage) {
   return stage == 0 ? a->keys.shape[1] * rkv_ceil_div(a->run.clusters, CLUSTERS) : RKV_DONE;
 }
 
+/* Offset c cut to the run, and a row of it for any entry of `order`: both are a caller's, and may say anything. */
+static int32_t offset_of(const int32_t *offsets, int32_t c, const rkv_run *run) {
+  return rkv_max_int(run->begin, rkv_min_int(offsets[c], run->begin + run->rows));
+}
+RKV_INLINE size_t row_of(int32_t entry, const rkv_run *run) {
+  const uint32_t in_run = (uint32_t)entry - (uint32_t)run->begin;
+  return (size_t)run->begin + (in_run < (uint32_t)run->rows ? in_run : 0);
+}
+
 /* RKV_LANES channels of a row from k on, its last `part` ones where part > 0. */
 RKV_INLINE rkv_vec channels(const char *row, int32_t dim, int32_t k, int32_t part, int32_t dtype) {
   const rkv_vec x = part ? rkv_row_load_part(dtype, row, k, part) : rkv_row_load(dtype, row, k);
@@ -213,8 +222,8 @@ RKV_INLINE rkv_vec channels(const char *row, int32_t dim, int32_t k, int32_t par
 /* Mean of channels [k, k + vecs * RKV_LANES), of the last `part` ones where part > 0. Members are summed in order, RKV_PIECE at a time,
  * then those sums: so the error does not grow with the whole cluster's size. A second pass adds the mean of what the first one left over:
  * the mean of equal keys is then that key to the bit, where rounding would else send equal keys from cluster to cluster. */
-RKV_INLINE void mean_channels(float *to, const char *keys, size_t row_bytes, const int32_t *members, int32_t count, int32_t k, int32_t dim,
-                              int32_t vecs, int32_t part, int32_t dtype) {
+RKV_INLINE void mean_channels(float *to, const char *keys, size_t row_bytes, const rkv_run *run, const int32_t *members, int32_t count, int32_t k,
+                              int32_t dim, int32_t vecs, int32_t part, int32_t dtype) {
   rkv_vec mean[4] = {{0}, {0}, {0}, {0}};
   for (int32_t pass = 0; pass < 2; pass++) {
     rkv_vec total[4] = {{0}, {0}, {0}, {0}};
@@ -222,7 +231,7 @@ RKV_INLINE void mean_channels(float *to, const char *keys, size_t row_bytes, con
       const int32_t end = rkv_min_int(count, first + RKV_PIECE);
       rkv_vec sum[4] = {{0}, {0}, {0}, {0}};
       for (int32_t m = first; m < end; m++) {
-        const char *row = keys + (size_t)members[m] * row_bytes;
+        const char *row = keys + row_of(members[m], run) * row_bytes;
         RKV_UNROLL for (int32_t v = 0; v < vecs; v++) sum[v] += channels(row, dim, k + v * RKV_LANES, part, dtype) - mean[v];
       }
       RKV_UNROLL for (int32_t v = 0; v < vecs; v++) total[v] += sum[v];
@@ -234,19 +243,19 @@ RKV_INLINE void mean_channels(float *to, const char *keys, size_t row_bytes, con
     else rkv_store(to + k + v * RKV_LANES, mean[v]);
 }
 
-RKV_INLINE void mean_typed(float *mean, const char *keys, size_t row_bytes, const int32_t *members, int32_t count, int32_t dim, int32_t dtype) {
+RKV_INLINE void mean_typed(float *mean, const char *keys, size_t row_bytes, const rkv_run *run, const int32_t *members, int32_t count, int32_t dim, int32_t dtype) {
   int32_t k = 0;
-  for (; k + 4 * RKV_LANES <= dim; k += 4 * RKV_LANES) mean_channels(mean, keys, row_bytes, members, count, k, dim, 4, 0, dtype);
-  for (; k + RKV_LANES <= dim; k += RKV_LANES) mean_channels(mean, keys, row_bytes, members, count, k, dim, 1, 0, dtype);
-  if (k < dim) mean_channels(mean, keys, row_bytes, members, count, k, dim, 1, dim - k, dtype);
+  for (; k + 4 * RKV_LANES <= dim; k += 4 * RKV_LANES) mean_channels(mean, keys, row_bytes, run, members, count, k, dim, 4, 0, dtype);
+  for (; k + RKV_LANES <= dim; k += RKV_LANES) mean_channels(mean, keys, row_bytes, run, members, count, k, dim, 1, 0, dtype);
+  if (k < dim) mean_channels(mean, keys, row_bytes, run, members, count, k, dim, 1, dim - k, dtype);
 }
 
-static void mean_of(float *mean, const char *keys, size_t row_bytes, const int32_t *members, int32_t count, int32_t dim, int32_t dtype) {
+static void mean_of(float *mean, const char *keys, size_t row_bytes, const rkv_run *run, const int32_t *members, int32_t count, int32_t dim, int32_t dtype) {
   switch (dtype) {
-    case RKV_F16: mean_typed(mean, keys, row_bytes, members, count, dim, RKV_F16); break;
-    case RKV_BF16: mean_typed(mean, keys, row_bytes, members, count, dim, RKV_BF16); break;
-    case RKV_Q8: mean_typed(mean, keys, row_bytes, members, count, dim, RKV_Q8); break;
-    default: mean_typed(mean, keys, row_bytes, members, count, dim, RKV_F32);
+    case RKV_F16: mean_typed(mean, keys, row_bytes, run, members, count, dim, RKV_F16); break;
+    case RKV_BF16: mean_typed(mean, keys, row_bytes, run, members, count, dim, RKV_BF16); break;
+    case RKV_Q8: mean_typed(mean, keys, row_bytes, run, members, count, dim, RKV_Q8); break;
+    default: mean_typed(mean, keys, row_bytes, run, members, count, dim, RKV_F32);
   }
 }
 
@@ -261,8 +270,8 @@ void RKV_FN(rkv_centroid_means_run)(const void *args, int32_t stage, int32_t pie
   float *centroids = centroids_of(&a->centroids, run, head);
   const int32_t first = piece % pieces * CLUSTERS, end = rkv_min_int(run->clusters, first + CLUSTERS);
   for (int32_t c = first; c < end; c++) {
-    const int32_t count = offsets[c + 1] - offsets[c];
-    if (count > 0) mean_of(centroids + (int64_t)c * dim, keys, rkv_row_bytes(a->keys.dtype, dim), order + offsets[c], count, dim, a->keys.dtype);
+    const int32_t from = offset_of(offsets, c, run), count = offset_of(offsets, c + 1, run) - from;
+    if (count > 0) mean_of(centroids + (int64_t)c * dim, keys, rkv_row_bytes(a->keys.dtype, dim), run, order + from, count, dim, a->keys.dtype);
   }
 }
 
@@ -300,8 +309,8 @@ void RKV_FN(rkv_radius_run)(const void *args, int32_t stage, int32_t piece, void
   const int32_t first = piece % pieces * CLUSTERS, end = rkv_min_int(run->clusters, first + CLUSTERS);
   for (int32_t c = first; c < end; c++) {
     float farthest = 0;
-    for (int32_t m = offsets[c]; m < offsets[c + 1]; m++) {
-      rkv_row_to_f32(key, keys + (size_t)order[m] * row_bytes, a->keys.dtype, dim);
+    for (int32_t m = offset_of(offsets, c, run); m < offset_of(offsets, c + 1, run); m++) {
+      rkv_row_to_f32(key, keys + row_of(order[m], run) * row_bytes, a->keys.dtype, dim);
       const float square = square_distance(key, centroids + (int64_t)c * dim, dim);
       farthest = square > farthest ? square : farthest;
     }

@@ -133,6 +133,12 @@ void RKV_FN(rkv_topk_run)(const void *args, int32_t stage, int32_t piece, void *
   memset(order + done, 0xff, (size_t)(k - done) * 4);
 }
 
+/* Rows of cluster c, of offsets that may say anything. */
+static int64_t size_of(const int32_t *offsets, int32_t c) { return (int64_t)offsets[c + 1] - offsets[c]; }
+static void list_rows(int32_t *index, int32_t first, int64_t rows) {
+  for (int64_t r = 0; r < rows; r++) index[r] = (int32_t)(first + r);
+}
+
 /* ---- fill_budget: a row of the index per piece ------------------------------------------------------------------------------------- */
 
 int32_t RKV_FN(rkv_fill_budget_pieces)(const void *args, int32_t stage) {
@@ -149,10 +155,12 @@ void RKV_FN(rkv_fill_budget_run)(const void *args, int32_t stage, int32_t piece,
   const int32_t *order = (const int32_t *)a->order.data + (int64_t)piece * k;
   const int32_t *offsets = (const int32_t *)a->offsets.data + ((int64_t)slot * kv_heads + piece % n / (n / kv_heads)) * (most + 1);
   int32_t *index = (int32_t *)a->index.data + (int64_t)piece * budget, at = 0;
-  for (int32_t i = 0; i < k && at < budget && (uint32_t)order[i] < (uint32_t)most; i++) {
-    const int32_t first = offsets[order[i]], rows = rkv_min_int(offsets[order[i] + 1] - first, budget - at);
-    for (int32_t r = 0; r < rows; r++) index[at + r] = first + r;
-    at += rkv_max_int(0, rows);
+  for (int32_t i = 0; i < k && at < budget; i++) {
+    const int32_t c = order[i];
+    if ((uint32_t)c >= (uint32_t)most) break;
+    const int64_t size = size_of(offsets, c), rows = size < 0 ? 0 : size < budget - at ? size : budget - at;
+    list_rows(index + at, offsets[c], rows);
+    at += (int32_t)rows;
   }
   memset(index + at, 0xff, (size_t)(budget - at) * 4);
 }
@@ -175,13 +183,15 @@ void RKV_FN(rkv_fill_whole_run)(const void *args, int32_t stage, int32_t piece, 
   const int32_t *offsets = (const int32_t *)a->offsets.data + ((int64_t)slot * kv_heads + piece % n / (n / kv_heads)) * (most + 1);
   int32_t *index = (int32_t *)a->index.data + (int64_t)piece * budget, at = 0;
   float *bias = (float *)a->bias.data + (int64_t)piece * most;
-  for (int32_t c = 0; c < most; c++) bias[c] = c < count && offsets[c + 1] > offsets[c] ? logf((float)(offsets[c + 1] - offsets[c])) : -INFINITY;
-  for (int32_t i = 0; i < k && at < budget && (uint32_t)order[i] < (uint32_t)most; i++) {
-    const int32_t first = offsets[order[i]], rows = offsets[order[i] + 1] - first;
+  for (int32_t c = 0; c < most; c++) bias[c] = c < count && size_of(offsets, c) > 0 ? logf((float)size_of(offsets, c)) : -INFINITY;
+  for (int32_t i = 0; i < k && at < budget; i++) {
+    const int32_t c = order[i];
+    if ((uint32_t)c >= (uint32_t)most) break;
+    const int64_t rows = size_of(offsets, c);
     if (rows <= 0 || rows > budget - at) continue;
-    for (int32_t r = 0; r < rows; r++) index[at + r] = first + r;
-    at += rows;
-    bias[order[i]] = -INFINITY;
+    list_rows(index + at, offsets[c], rows);
+    at += (int32_t)rows;
+    bias[c] = -INFINITY;
   }
   memset(index + at, 0xff, (size_t)(budget - at) * 4);
 }

@@ -156,11 +156,15 @@ function group(row: Group, random: Random): Args {
 }
 
 interface CentroidMeans extends OverKeys {
-  inputs?: "empty clusters" | "first head at rest" | "moved not given" | "all keys equal";
+  inputs?: "empty clusters" | "first head at rest" | "moved not given" | "all keys equal" | "order of no rows" | "offsets outside";
 }
 
 function centroidMeans(row: CentroidMeans, random: Random): Args {
   const { centroids, perRow, inRun, run } = shapes(row);
+  const groups = grouping(row, random, row.inputs === "empty clusters");
+  const wrong = [-1, -(2 ** 31), 2 ** 31 - 1, row.begin - 1, row.begin + row.rows];
+  if (row.inputs === "order of no rows") groups.order.data.forEach((_, i, data) => i % 3 || (data[i] = wrong[i % wrong.length]));
+  if (row.inputs === "offsets outside") groups.offsets.data.forEach((_, i, data) => i % 4 || (data[i] = wrong[i % wrong.length]));
   return {
     centroids: unwritten("f32", [...centroids, row.headDim]),
     keys: tensor(
@@ -168,7 +172,7 @@ function centroidMeans(row: CentroidMeans, random: Random): Args {
       [...perRow, row.headDim],
       (s, _h, r) => !inRun(s, r) ? NaN : row.inputs === "all keys equal" ? 0.7 : 1 + random.normal(),
     ),
-    ...grouping(row, random, row.inputs === "empty clusters"),
+    ...groups,
     moved: row.inputs === "moved not given" ? null : movedHeads(row, row.inputs === "first head at rest"),
     run,
   };
@@ -245,6 +249,8 @@ export const clusterCases: Case[] = [
     { begin: 16, rows: 20, clusters: 30, kvHeads: 2, headDim: 33, inputs: "empty clusters" },
     { begin: 16, rows: 100, clusters: 7, kvHeads: 3, headDim: 32, inputs: "first head at rest" },
     { begin: 16, rows: 100, clusters: 7, kvHeads: 3, headDim: 32, inputs: "moved not given" },
+    { begin: 16, rows: 100, clusters: 7, kvHeads: 3, headDim: 32, inputs: "order of no rows" },
+    { begin: 16, rows: 100, clusters: 7, kvHeads: 3, headDim: 32, inputs: "offsets outside" },
   ]),
   ...cases<PermuteRows>("permuteRows", exact, permuteRows, [
     { begin: 16, rows: 100, clusters: 1, kvHeads: 3, dtype: "f32", width: 32 },

@@ -208,7 +208,7 @@ void fuzz_ops(const rkv_cpu *cpu, int32_t count) {
     }
     memset(a, 0, sizeof a);
     const int32_t op = below(ops), n = right_arguments(op, a);
-    for (int32_t changes = below(3); changes >= 0; changes--) a[below(n)] = below(2) ? any_handle() : below(3) ? edge() : a[below(n)] + below(5) - 2;
+    for (int32_t changes = below(3); changes >= 0; changes--) a[below(n)] = below(2) ? any_handle() : below(3) ? edge() : (int32_t)((uint32_t)a[below(n)] + (uint32_t)below(5) - 2);
     const int32_t code = call(op, a, below(9) ? 0.25f : (float)edge());
     taken += code >= 0;
     if (code >= 0) continue;

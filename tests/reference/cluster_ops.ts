@@ -54,11 +54,17 @@ export function group(order: Plain, offsets: Plain, labels: Plain, moved: Plain 
   }
 }
 
+/** Rows of cluster c: offsets are cut to the run, and an entry that names no row of it counts as its first. */
+export function membersOf(order: Plain, offsets: Plain, h: number, c: number, [slot, begin, rows]: Int32Array): number[] {
+  const [from, to] = [c, c + 1].map((i) => Math.max(begin, Math.min(begin + rows, at(offsets, slot, h, i)[0])));
+  return [...at(order, slot, h).subarray(from, Math.max(from, to))].map((row) => row >= begin && row < begin + rows ? row : begin);
+}
+
 export function centroidMeans(centroids: Plain, keys: Plain, order: Plain, offsets: Plain, moved: Plain | null, run: Int32Array): void {
   const [slot, , , cluster, clusters] = run;
   for (const h of restless(keys.shape[1], moved, slot)) {
     for (const c of range(cluster, cluster + clusters)) {
-      const members = at(order, slot, h).subarray(at(offsets, slot, h, c)[0], at(offsets, slot, h, c + 1)[0]);
+      const members = membersOf(order, offsets, h, c, run);
       if (members.length === 0) continue;
       const total = new Float64Array(keys.shape[3]);
       for (const row of members) at(keys, slot, h, row).forEach((value, i) => total[i] = r(total[i] + value));

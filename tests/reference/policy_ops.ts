@@ -1,4 +1,5 @@
 /** Ops that only some policies use, as ffi/recallkv.h states them. */
+import { membersOf } from "./cluster_ops.ts";
 import { addScaled, dot, logSumExp, r, softmax, sum } from "./numbers.ts";
 import { addToCounter, at, type Layer, type Plain, range, type Rows, STEP } from "./plain.ts";
 
@@ -48,9 +49,9 @@ export function radius(radius: Plain, keys: Plain, centroids: Plain, order: Plai
   const [slot, , , cluster, clusters] = run;
   for (const h of range(keys.shape[1])) {
     for (const c of range(cluster, cluster + clusters)) {
-      const members = at(order, slot, h).subarray(at(offsets, slot, h, c)[0], at(offsets, slot, h, c + 1)[0]);
+      const members = membersOf(order, offsets, h, c, run);
       const centroid = at(centroids, slot, h, c);
-      const distances = [...members].map((row) => {
+      const distances = members.map((row) => {
         const apart = at(keys, slot, h, row).map((x, i) => r(x - centroid[i]));
         return r(Math.sqrt(dot(apart, apart)));
       });
