@@ -1,4 +1,5 @@
 /** GGUF versions 2 and 3, little-endian: metadata, then where each tensor lies. Single files, and split ones. */
+import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { count } from "../format.ts";
 import type { WeightType } from "../types.ts";
@@ -61,6 +62,9 @@ export async function readGguf(path: string): Promise<GgufCheckpoint> {
   const tensors = new Map<string, TensorSpan>();
   let metadata: GgufMetadata = new Map();
   for (const [place, file] of files.entries()) {
+    if (parts > 1 && !existsSync(file)) {
+      throw new FormatError(file, `it is not there, want all ${parts} parts of the model beside each other`);
+    }
     const header = await readHeader(file, place);
     if (place === 0) metadata = header.metadata;
     const [number, all] = [header.metadata.get("split.no") ?? 0, header.metadata.get("split.count") ?? 1];

@@ -1,21 +1,23 @@
-/** A model file open for reading its header: reads that stay inside the file, and the name of what was saved in its place. */
-import { type FileHandle, open } from "node:fs/promises";
+/** A model file open for reading its header: reads that stay inside the file, and a look at what it is. */
+import { type FileHandle, open, stat } from "node:fs/promises";
 import { count } from "../format.ts";
 import { FormatError } from "./checkpoint.ts";
+import { impostorOf } from "./impostors.ts";
 
 export class HeaderFile {
   private constructor(readonly path: string, readonly size: number, private readonly handle: FileHandle) {}
 
-  /** Opens a file. Errors: FormatError when it is not there, no file, or a page or pointer that was saved instead of a model. */
+  /** Opens a file. Errors: FormatError when it is not there, no file, or something else that was saved under a model's name. */
   static async open(path: string): Promise<HeaderFile> {
-    const handle = await open(path, "r").catch((error) => {
-      throw new FormatError(path, error.code === "ENOENT" ? "it is not there" : String(error.message));
-    });
+    const refuse = (error: Error & { code?: string }): never => {
+      throw new FormatError(path, error.code === "ENOENT" ? "it is not there" : error.message);
+    };
+    const found = await stat(path).catch(refuse);
+    if (!found.isFile()) throw new FormatError(path, "it is no regular file"); // to open a pipe would be to wait for its writer
+    const handle = await open(path, "r").catch(refuse);
     try {
-      const stat = await handle.stat();
-      if (!stat.isFile()) throw new FormatError(path, "it is no file");
-      const file = new HeaderFile(path, stat.size, handle);
-      const impostor = nameOf(new TextDecoder("latin1").decode(await file.read(0, Math.min(file.size, 256))));
+      const file = new HeaderFile(path, found.size, handle);
+      const impostor = impostorOf(new TextDecoder("latin1").decode(await file.read(0, Math.min(file.size, 256))));
       if (impostor) throw new FormatError(path, impostor);
       return file;
     } catch (error) {
@@ -44,17 +46,4 @@ export class HeaderFile {
   close(): Promise<void> {
     return this.handle.close();
   }
-}
-
-/** What people find on their disk under a model's name. */
-function nameOf(head: string): string | null {
-  if (head.startsWith("version https://git-lfs.github.com/spec/")) {
-    const size = /\bsize (\d+)/.exec(head)?.[1];
-    const real = size === undefined ? "the model itself" : `the model itself (${count(Number(size))} bytes)`;
-    return `it is a Git LFS pointer, want ${real}: git lfs pull fetches it`;
-  }
-  if (/^\s*<(!doctype|html|head|\?xml)/i.test(head)) {
-    return "it is a web page that was saved in place of the model, want the file behind its download link";
-  }
-  return null;
 }

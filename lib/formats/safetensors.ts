@@ -1,10 +1,10 @@
 /** Safetensors: an 8-byte length, a JSON header, then the bytes. Single files and sharded ones with an index. */
-import { readFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { count } from "../format.ts";
 import type { WeightType } from "../types.ts";
 import { bytesOf, type Checkpoint, FormatError, type TensorSpan } from "./checkpoint.ts";
 import { HeaderFile } from "./header_file.ts";
+import { parseJson, readJson } from "./json_file.ts";
 
 const types: Readonly<Record<string, WeightType>> = { F32: "f32", F16: "f16", BF16: "bf16" };
 const MOST_HEADER = 100 * 1024 * 1024; // the format's own limit
@@ -30,10 +30,7 @@ export async function readSafetensors(path: string): Promise<Checkpoint> {
 
 /** Tensor name -> file name. */
 async function shards(index: string): Promise<Map<string, string>> {
-  const text = await readFile(index, "utf8").catch((error) => {
-    throw new FormatError(index, error.code === "ENOENT" ? "it is not there" : String(error.message));
-  });
-  const map = (parse(index, text, "index") as { weight_map?: unknown }).weight_map;
+  const { weight_map: map } = await readJson(index, { what: "index" });
   if (typeof map !== "object" || map === null) throw new FormatError(index, "it has no weight_map");
   const entries = Object.entries(map);
   for (const [, file] of entries) {
@@ -49,7 +46,11 @@ async function readHeader(path: string, place: number): Promise<TensorSpan[]> {
   try {
     const { size } = file;
     if (size < 8) throw new FormatError(path, `it has ${count(size)} bytes, want at least 8`);
-    const length = Number(new DataView((await file.read(0, 8)).buffer).getBigUint64(0, true));
+    const first = await file.read(0, 8);
+    if (new TextDecoder().decode(first.subarray(0, 4)) === "GGUF") {
+      throw new FormatError(path, "it is a GGUF file, want it named so (.gguf)");
+    }
+    const length = Number(new DataView(first.buffer).getBigUint64(0, true));
     const begin = 8 + length;
     if (length > MOST_HEADER || begin > size) {
       const doubt = "is it a safetensors file, and whole?";
@@ -63,7 +64,7 @@ async function readHeader(path: string, place: number): Promise<TensorSpan[]> {
 
 /** The tensors that a header names, each checked against the size of the file. */
 export function spansOf(path: string, file: number, header: string, begin: number, size: number): TensorSpan[] {
-  const entries = parse(path, header, "header");
+  const entries = parseJson(path, header, "header");
   const spans: TensorSpan[] = [];
   for (const [name, entry] of Object.entries(entries)) {
     if (name === "__metadata__") continue;
@@ -102,22 +103,11 @@ function spanOf(path: string, file: number, name: string, entry: unknown, begin:
     );
   }
   if (begin + offsets[1] > size) {
-    throw new FormatError(path, `tensor ${name} ends at byte ${count(begin + offsets[1])} but the file has ${count(size)}`);
+    throw new FormatError(path, `tensor ${name} ends at byte ${count(begin + offsets[1])} but the file has ${count(size)} (was it cut?)`);
   }
   return { name, type, shape, file, offset: begin + offsets[0], bytes };
 }
 
 function isCounts(value: unknown): value is number[] {
   return Array.isArray(value) && value.every((extent) => Number.isSafeInteger(extent) && extent >= 0);
-}
-
-function parse(path: string, text: string, what: string): Record<string, unknown> {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    throw new FormatError(path, `its ${what} is not JSON`);
-  }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) throw new FormatError(path, `its ${what} is no JSON object`);
-  return value as Record<string, unknown>;
 }

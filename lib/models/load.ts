@@ -1,7 +1,8 @@
 /** A model's files -> what the decoder must know of it, where its weights lie, its tokenizer and chat template. */
-import { readFile, stat } from "node:fs/promises";
-import { join } from "node:path";
-import { type Checkpoint, FormatError } from "../formats/checkpoint.ts";
+import { open, readdir, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { FormatError } from "../formats/checkpoint.ts";
+import { readJson } from "../formats/json_file.ts";
 import { readSafetensors } from "../formats/safetensors.ts";
 import { readTokenizer } from "../tokenizer/directory.ts";
 import { readGgufModel } from "./gguf.ts";
@@ -10,16 +11,33 @@ import { families } from "./mod.ts";
 import type { LoadedCheckpoint, ModelSampling } from "./model.ts";
 import { findWeights, huggingfaceNames } from "./weights.ts";
 
-/** Reads a directory in Hugging Face's layout, or a GGUF file (any part of a split one). Errors: FormatError. */
+/** Reads a directory in Hugging Face's layout, or a GGUF file (any part of a split one), whatever its name. Errors: FormatError. */
 export async function readModel(path: string): Promise<LoadedCheckpoint> {
   const found = await stat(path).catch(() => null);
-  if (!found) throw new FormatError(path, "there is no such file or directory");
+  if (!found) throw new FormatError(path, `there is no such file or directory${dirname(path) === "." ? "" : ` in ${dirname(path)}`}`);
   if (found.isDirectory()) return await readDirectory(path);
-  if (path.endsWith(".gguf")) return await readGgufModel(path);
-  throw new FormatError(path, "it is a file, want a .gguf file, or a directory with config.json, safetensors and tokenizer.json");
+  if (path.endsWith(".gguf") || found.isFile() && await beginsAsGguf(path)) return await readGgufModel(path);
+  if (path.endsWith(".safetensors")) {
+    throw new FormatError(path, "it is one file of a model, want its directory, where config.json and tokenizer.json are");
+  }
+  throw new FormatError(path, "it is no GGUF file, want one, or a directory with config.json, safetensors and tokenizer.json");
+}
+
+async function beginsAsGguf(path: string): Promise<boolean> {
+  const file = await open(path, "r").catch((error) => {
+    throw new FormatError(path, error.message);
+  });
+  const { buffer } = await file.read(new Uint8Array(4), 0, 4, 0).finally(() => file.close());
+  return new TextDecoder().decode(buffer) === "GGUF";
 }
 
 async function readDirectory(path: string): Promise<LoadedCheckpoint> {
+  const names = await readdir(path);
+  const ggufs = names.filter((name) => name.endsWith(".gguf")).sort();
+  const instead = ggufs.length > 0 ? ` (or name its file ${ggufs[0]})` : "";
+  if (!names.includes("config.json")) {
+    throw new FormatError(path, `it has no config.json, want a directory in Hugging Face's layout${instead}`);
+  }
   const file = join(path, "config.json");
   const config = await readJson(file);
   const family = typeof config.model_type === "string" && Object.hasOwn(families, config.model_type) ? families[config.model_type] : null;
@@ -27,9 +45,13 @@ async function readDirectory(path: string): Promise<LoadedCheckpoint> {
     throw new FormatError(file, `model_type is ${JSON.stringify(config.model_type)}, supported: ${Object.keys(families).join(", ")}`);
   }
   checkConfig(file, config, family);
-  const generation = await readJson(join(path, "generation_config.json"), true);
+  const generation = await readJson(join(path, "generation_config.json"), { optional: true });
   const shape = shapeOf(file, config, generation, family);
-  const checkpoint = await readWeights(path);
+  const weightsFile = ["model.safetensors", "model.safetensors.index.json"].find((name) => names.includes(name));
+  if (weightsFile === undefined) {
+    throw new FormatError(path, `it has no model.safetensors and no model.safetensors.index.json, want one of them${instead}`);
+  }
+  const checkpoint = await readSafetensors(join(path, weightsFile));
   const weights = findWeights(file, checkpoint, shape, family, huggingfaceNames, isTied(file, config));
   const { tokenizer, chat, addBos } = await readTokenizer(path);
   const sampling = samplingOf(generation);
@@ -42,24 +64,4 @@ function samplingOf(generation: Config): ModelSampling {
   const names = { temperature: "temperature", topK: "top_k", topP: "top_p", minP: "min_p", repetitionPenalty: "repetition_penalty" };
   const said = Object.entries(names).map(([name, theirs]) => [name, generation[theirs]]).filter(([, value]) => typeof value === "number");
   return { temperature: 1, ...Object.fromEntries(said) };
-}
-
-async function readWeights(path: string): Promise<Checkpoint> {
-  for (const name of ["model.safetensors", "model.safetensors.index.json"]) {
-    const file = join(path, name);
-    if (await stat(file).catch(() => null)) return await readSafetensors(file);
-  }
-  throw new FormatError(path, "it has no model.safetensors and no model.safetensors.index.json");
-}
-
-async function readJson(file: string, optional = false): Promise<Config> {
-  const text = await readFile(file, "utf8").catch((error) => {
-    if (optional && error.code === "ENOENT") return "{}";
-    throw new FormatError(file, error.code === "ENOENT" ? "it is not there" : String(error.message));
-  });
-  try {
-    return JSON.parse(text);
-  } catch {
-    throw new FormatError(file, "it is not JSON");
-  }
 }

@@ -2,6 +2,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { FormatError } from "../formats/checkpoint.ts";
+import { readJson } from "../formats/json_file.ts";
 import { beginsWithBos, ChatTemplate } from "./chat.ts";
 import { HuggingFaceTokenizer } from "./huggingface.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -52,15 +53,4 @@ function templateOf(said: unknown): string | null {
   if (!Array.isArray(said)) return null;
   const named = said.find((one) => one?.name === "default") as { template?: unknown } | undefined;
   return typeof named?.template === "string" ? named.template : null;
-}
-
-async function readJson(file: string): Promise<Record<string, unknown>> {
-  const text = await readFile(file, "utf8").catch((error) => {
-    throw new FormatError(file, error.code === "ENOENT" ? "it is not there" : String(error.message));
-  });
-  try {
-    return JSON.parse(text);
-  } catch {
-    throw new FormatError(file, "it is not JSON");
-  }
 }

@@ -1,9 +1,14 @@
 // recallkv inspect: what a file is, from its headers alone.
-import { assertEquals, assertGreater, assertRejects } from "@std/assert";
+import { assertEquals, assertGreater, assertMatch, assertRejects } from "@std/assert";
+import { readFileSync } from "node:fs";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
 import { inspect } from "../../lib/cli/inspect_command.ts";
 import { FormatError } from "../../lib/formats/checkpoint.ts";
+import { scratch } from "../support/scratch.ts";
+import { recallkv } from "./child.ts";
+
+const files = scratch();
 
 const shipped = (path: string) => fileURLToPath(new URL(`../../models/${path}`, import.meta.url));
 
@@ -34,6 +39,22 @@ describe("inspect", () => {
   });
 
   it("refuses what is no model", async () => {
-    await assertRejects(() => inspect(shipped("nano/README.md")), FormatError, "want a .gguf file");
+    await assertRejects(() => inspect(shipped("nano/README.md")), FormatError, "it is no GGUF file");
+  });
+
+  it("and generate end with one sentence and code 1 for what cannot be loaded", async () => {
+    const whole = readFileSync(shipped("mini/model-q8_0.gguf"));
+    const paths = [
+      files.file("cut.gguf", whole.subarray(0, 1 << 20)),
+      files.file("page.gguf", "<!DOCTYPE html><html></html>"),
+      files.folder("empty", {}),
+    ];
+    await Promise.all(paths.flatMap((path) =>
+      [["inspect", path], ["generate", "Hello", "--model", path]].map(async (args) => {
+        const { code, out, err } = await recallkv(args);
+        assertEquals([code, out, err.split("\n").length], [1, "", 2], err);
+        assertMatch(err, /^recallkv: Cannot load "(cut\.gguf|page\.gguf|empty)": .* (but the file has|want) .*\n$/);
+      })
+    ));
   });
 });

@@ -82,7 +82,9 @@ describe("one GGUF file", () => {
   refuses("a web page", bytes("<!DOCTYPE html><html><body>Sign in</body></html>"), "it is a web page");
   const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4920739232\n";
   refuses("a Git LFS pointer", bytes(pointer), "it is a Git LFS pointer", "4,920,739,232 bytes");
-  refuses("a file of another kind", bytes("PK\x03\x04 something else entirely, quite long"), 'it begins with "PK', "is it a GGUF file?");
+  refuses("a web page that begins with a comment", bytes("\n<!-- saved --><html></html>"), "it is a web page");
+  refuses("a zip archive", bytes("PK\x03\x04 data.pkl and so on, quite long"), "it is a zip archive", "want GGUF or safetensors");
+  refuses("a file of another kind", bytes("Invalid username or password."), 'it begins with "Inva", want "GGUF" (is it a GGUF file?)');
   refuses("a GGML file", { magic: "tjgg" }, "older than GGUF");
   refuses("version 1", { version: 1 }, "it is GGUF version 1, supported: 2, 3");
   refuses("version 4", { version: 4 }, "it is GGUF version 4");
@@ -118,7 +120,10 @@ describe("one GGUF file", () => {
   }
 
   for (
-    const [type, name] of [[2 + 1, "Q4_1"], [10, "Q2_K"], [20, "IQ4_NL"], [39, "MXFP4"], [4, "of type 4"], [999, "of type 999"]] as const
+    const [type, name] of [[2 + 1, "Q4_1"], [6, "Q5_0"], [10, "Q2_K"], [20, "IQ4_NL"], [23, "IQ4_XS"], [39, "MXFP4"], [4, "of type 4"], [
+      999,
+      "of type 999",
+    ]] as const
   ) {
     refuses(`type ${name}`, one({ type }), `tensor a is ${name}, supported: F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K, Q6_K`);
   }
@@ -161,7 +166,7 @@ describe("a GGUF file in parts", () => {
   });
 
   const refusals: [what: string, first: Parts, second: Parts | undefined, word: string][] = [
-    ["a part is missing", part(0, 2, [a]), undefined, '"m-00002-of-00002.gguf": it is not there'],
+    ["a part is missing", part(0, 2, [a]), undefined, '"m-00002-of-00002.gguf": it is not there, want all 2 parts'],
     ["its parts are in another order", part(1, 2, [a]), part(0, 2, [b]), "it is part 2 of 2 by its metadata, but 1 of 2 by its name"],
     ["it says another number of parts", part(0, 3, [a]), part(1, 3, [b]), "of 3 by its metadata"],
     ["a tensor stands in two parts", part(0, 2, [a]), part(1, 2, [a]), "tensor a stands in it twice, or in two parts"],

@@ -40,13 +40,14 @@ describe("one safetensors file", () => {
 
   refuses("an empty file", new Uint8Array(0), "it has 0 bytes");
   refuses("a file of seven bytes", new Uint8Array(7), "it has 7 bytes");
+  refuses("a GGUF file", new TextEncoder().encode("GGUF and what follows"), "it is a GGUF file, want it named so");
   refuses("a header longer than the file", fileOf(whole, 24, 1_000n), "its header ends at byte 1,008 but the file has");
   refuses("a header of 2^63 bytes", fileOf(whole, 24, 1n << 63n), "its header ends at byte");
   refuses("a header of 2^64 - 1 bytes", fileOf(whole, 24, (1n << 64n) - 1n), "its header ends at byte");
   refuses("a header that is not JSON", fileOf("{not json", 24), "its header is not JSON");
   refuses("a header that is a list", fileOf("[1, 2]", 24), "its header is no JSON object");
   refuses("a header cut short", fileOf(whole, 24, 20n), "its header is not JSON");
-  refuses("a file cut in its tensors", fileOf(whole, 20), "tensor b ends at byte", "but the file has");
+  refuses("a file cut in its tensors", fileOf(whole, 20), "tensor b ends at byte", "but the file has", "was it cut?");
   refuses("bytes that belong to no tensor", fileOf(whole, 28), "4 bytes after its last tensor");
   refuses("a hole between tensors", fileOf({ a: vector(0, 8), b: vector(12, 16) }, 16), "4 bytes before tensor b");
   refuses(

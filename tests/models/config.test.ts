@@ -1,6 +1,8 @@
 // Every field of a config that changes the result is honoured or refused by name; damaged directories say which file and why.
 import { assert, assertAlmostEquals, assertEquals, assertRejects } from "@std/assert";
+import { readFileSync } from "node:fs";
 import { describe, it } from "node:test";
+import { fileURLToPath } from "node:url";
 import { RecallError } from "../../lib/errors.ts";
 import { FormatError } from "../../lib/formats/checkpoint.ts";
 import { load } from "../../lib/model.ts";
@@ -131,15 +133,37 @@ describe("a directory", () => {
     });
   }
 
+  const contents: [content: string, words: string][] = [
+    ["{", "its content is not JSON"],
+    [" ", "its content is not JSON, for it is empty"],
+    ["null", "its content is no JSON object"],
+    ["[1]", "its content is no JSON object"],
+    [
+      "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 17209920\n",
+      "it is a Git LFS pointer, want the file itself (17,209,920",
+    ],
+    ["<!DOCTYPE html><html></html>", "it is a web page"],
+  ];
   for (const name of ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]) {
-    it(`is refused when ${name} is not JSON`, async () => {
-      const path = files.folder(`model-${folders++}`, tiny({ family: "llama" }).set(name, new TextEncoder().encode("{")));
-      await assertRejects(() => readModel(path), FormatError, `Cannot load "${name}": it is not JSON`);
+    it(`is refused when ${name} is not what its name says`, async () => {
+      for (const [content, words] of contents) {
+        const path = files.folder(`model-${folders++}`, tiny({ family: "llama" }).set(name, new TextEncoder().encode(content)));
+        await assertRejects(() => readModel(path), FormatError, `Cannot load "${name}": ${words}`);
+      }
     });
   }
 
-  it("is refused when it is not there", async () => {
-    await assertRejects(() => readModel("/nowhere/model"), FormatError, "there is no such file or directory");
+  it("is refused when it is not there, with the folder that was looked into", async () => {
+    await assertRejects(() => readModel("/nowhere/model"), FormatError, '"model": there is no such file or directory in /nowhere');
+  });
+
+  it("that has a GGUF file instead is refused with its name", async () => {
+    const path = files.folder(`model-${folders++}`, { "b.gguf": "x", "a.gguf": "x" });
+    await assertRejects(
+      () => readModel(path),
+      FormatError,
+      "it has no config.json, want a directory in Hugging Face's layout (or name its file a.gguf)",
+    );
   });
 
   it("may name its template in a file of its own", async () => {
@@ -163,6 +187,26 @@ describe("a directory", () => {
     assertEquals(await adds(null, { chat_template: "{{- bos_token }}{{ messages }}" }), true);
     assertEquals(await adds({ type: "Sequence", processors: [template] }, {}), true);
   });
+});
+
+describe("a file", () => {
+  const shipped = fileURLToPath(new URL("../../models/mini/model-q8_0.gguf", import.meta.url));
+
+  it("is a GGUF file whatever its name says", async () => {
+    const path = files.file("sha256-6a0746a1ec1a", readFileSync(shipped));
+    assertEquals((await readModel(path)).shape, (await readModel(shipped)).shape);
+  });
+
+  const refusals: [name: string, content: string, words: string][] = [
+    ["notes.txt", "hello", "it is no GGUF file, want one, or a directory"],
+    ["none.bin", "", "it is no GGUF file"],
+    ["model.safetensors", "hello", "it is one file of a model, want its directory"],
+  ];
+  for (const [name, content, words] of refusals) {
+    it(`called ${name} is refused`, async () => {
+      await assertRejects(() => readModel(files.file(name, content)), FormatError, `Cannot load "${name}": ${words}`);
+    });
+  }
 });
 
 it("weights that are no numbers give an error, not a token", async () => {
