@@ -63,6 +63,7 @@ DEVICE void attend_heads(const rkv_attend_args &a, const rkv_rows_data &kv, cons
       const float tile = warp_sum(px + py), old = before == -INFINITE ? 0 : expf(before - now);
       s[h][LANE] = px;
       s[h][LANE + 32] = py;
+      __syncwarp(); /* every lane has read top */
       if (LANE == 0) {
         top[h] = now;
         sum[h] = fmaf(sum[h], old, tile);

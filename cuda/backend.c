@@ -2,7 +2,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "cuda.h"
+#include "beside.h"
+#include "cublaslt.h"
 
 static const rkv_cuda_op ops[RKV_OP_COUNT] = {
 #define X(name) [RKV_OP_##name] = rkv_cuda_##name,
@@ -19,7 +20,7 @@ static const struct { const char *name; int32_t module; } kernels[RKV_KERNEL_COU
 static void launch(rkv_cuda *c, rkv_kernel_id kernel, CUconfig config, uint32_t ranks, void **parameters) {
   CUattribute attributes[] = {{.id = RKV_CU_OVERLAP, .value.flag = 1}, {.id = RKV_CU_CLUSTER, .value.of = {ranks, 1, 1}}};
   if (c->result != 0 || config.grid[0] == 0 || config.grid[1] == 0 || config.grid[2] == 0) return;
-  config.stream = c->stream;
+  config.stream = c->target;
   config.attributes = attributes;
   config.count = c->capability < 90 ? 0 : ranks > 1 ? 2 : 1;
   c->result = cuLaunchKernelEx(&config, c->functions[kernel], parameters, NULL);
@@ -37,7 +38,9 @@ static int32_t run(void *state, rkv_arena_object *arena, int32_t op, const void 
   rkv_cuda *c = state;
   cuCtxSetCurrent(c->context);
   c->result = 0;
+  rkv_beside_begin(c, op, args);
   ops[op](c, arena, args);
+  rkv_beside_end(c);
   if (c->result == 0) return 0;
   rkv_cuda_poison(c, arena, "Cannot run %s: the device failed (%s)", rkv_op_names[op], rkv_driver_words(c->result));
   return RKV_DEVICE;
@@ -64,6 +67,7 @@ static int32_t replay(void *state, rkv_arena_object *arena, rkv_tape *tape) {
   rkv_cuda_arena *a = arena->pages;
   CUresult result = 0;
   cuCtxSetCurrent(c->context);
+  rkv_beside_join(c);
   if (tape->recorded == NULL) {
     rkv_recording *r = calloc(1, sizeof *r);
     result = r == NULL ? RKV_CU_OUT_OF_MEMORY : capture(c, arena, tape, &r->graph);
@@ -104,17 +108,21 @@ static size_t packed_bytes(void *state, int32_t type, int32_t rows, int32_t cols
 
 static void describe(void *state, char *text, size_t bytes) {
   const rkv_cuda *c = state;
-  snprintf(text, bytes, "cuda %s, %d multiprocessors, compute capability %d.%d", c->name, c->processors, c->capability / 10, c->capability % 10);
+  const int32_t version = c->lt == NULL ? 0 : rkv_lt_version(c->lt);
+  const int length = snprintf(text, bytes, "cuda %s, %d multiprocessors, compute capability %d.%d", c->name, c->processors, c->capability / 10, c->capability % 10);
+  if (version > 0 && length > 0 && (size_t)length < bytes) snprintf(text + length, bytes - (size_t)length, ", cuBLASLt %d.%d", version / 10000, version / 100 % 100);
 }
 
 static void close_device(void *state) {
   rkv_cuda *c = state;
   cuCtxSetCurrent(c->context);
   cuStreamSynchronize(c->stream);
+  cuStreamSynchronize(c->beside);
   rkv_transfer_stop(c);
+  rkv_lt_close(c->lt);
   if (c->scratch != 0) cuMemFree_v2(c->scratch);
   for (int32_t i = 0; i < RKV_MODULES; i++) cuModuleUnload(c->modules[i]);
-  cuStreamDestroy_v2(c->stream);
+  rkv_beside_stop(c);
   cuStreamDestroy_v2(c->side);
   cuDevicePrimaryCtxRelease_v2(c->device);
   free(c);
@@ -166,7 +174,8 @@ static CUresult set_up(rkv_cuda *c, const char **what) {
   *what = "memory";
   if ((result = cuMemGetAllocationGranularity(&c->granule, &prop, 0)) != 0) return result;
   *what = "streams";
-  if ((result = cuStreamCreate(&c->stream, RKV_CU_NON_BLOCKING)) != 0 || (result = cuStreamCreate(&c->side, RKV_CU_NON_BLOCKING)) != 0) return result;
+  if ((result = rkv_beside_start(c)) != 0 || (result = cuStreamCreate(&c->side, RKV_CU_NON_BLOCKING)) != 0) return result;
+  c->lt = rkv_lt_open();
   return load_kernels(c, what);
 }
 

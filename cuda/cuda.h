@@ -9,6 +9,8 @@
 #define RKV_DOWNLOAD (64 << 10)   /* bytes of one that need not wait: tokens, flags, logits of a small model */
 #define RKV_UPLOAD (8 << 20)      /* bytes of the ring through which writes go */
 #define RKV_FAULTS 4096           /* arenas of a device at a time */
+#define RKV_BUILDS 128            /* segments that are clustered beside the rest */
+#define RKV_BUILD_RANGES 16
 
 /* A job that the finisher tells of when the stream has come to it. */
 typedef struct {
@@ -20,10 +22,17 @@ typedef struct {
   uint8_t *staging; /* RKV_DOWNLOAD bytes of host memory that the device writes to */
 } rkv_download;
 
+/* Memory that the clustering of a segment reads or writes. */
+typedef struct { uintptr_t begin, end; } rkv_range;
+typedef struct { CUevent ended; rkv_range touched[RKV_BUILD_RANGES]; int32_t count; } rkv_build;
+
+typedef struct rkv_lt rkv_lt; /* cublaslt.h */
+
 typedef struct rkv_cuda {
   CUdevice device;
   CUcontext context;
-  CUstream stream, side; /* side: zeroing of memory that nobody uses yet */
+  CUstream stream, beside, side; /* beside: clustering; side: zeroing of memory that nobody uses yet */
+  CUstream target;               /* stream or beside: where launches go */
   char name[96];
   int32_t processors, capability; /* 90: compute capability 9.0 */
   int32_t shared;                 /* bytes of shared memory that a block may have */
@@ -33,6 +42,11 @@ typedef struct rkv_cuda {
   CUresult result;                /* the first failure of the op that is being run */
   CUdeviceptr scratch;            /* halves of weights that prefill unpacks */
   size_t scratch_bytes;
+  rkv_lt *lt;                     /* NULL: prefill multiplies with our own kernels */
+  rkv_build builds[RKV_BUILDS];   /* [joined, begun): what the main stream has not waited for */
+  uint64_t begun, joined;
+  CUevent main_point;
+  bool main_went_on;              /* since the second stream last waited for it */
   uint8_t *upload;
   size_t uploaded;
   rkv_download downloads[RKV_DOWNLOADS];

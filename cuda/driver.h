@@ -45,7 +45,8 @@ typedef struct { unsigned grid[3], block[3], shared; CUstream stream; CUattribut
   X(cuDevicePrimaryCtxRetain, (CUcontext *, CUdevice)) X(cuDevicePrimaryCtxRelease_v2, (CUdevice)) X(cuCtxSetCurrent, (CUcontext)) \
   X(cuModuleLoadData, (CUmodule *, const void *)) X(cuModuleUnload, (CUmodule)) X(cuModuleGetFunction, (CUfunction *, CUmodule, const char *)) \
   X(cuFuncSetAttribute, (CUfunction, int, int)) X(cuFuncGetAttribute, (int *, int, CUfunction)) X(cuMemGetInfo_v2, (size_t *, size_t *))                                          \
-  X(cuStreamCreate, (CUstream *, unsigned)) X(cuStreamDestroy_v2, (CUstream)) X(cuStreamSynchronize, (CUstream))                  \
+  X(cuStreamCreate, (CUstream *, unsigned)) X(cuStreamCreateWithPriority, (CUstream *, unsigned, int)) X(cuCtxGetStreamPriorityRange, (int *, int *)) \
+  X(cuStreamWaitEvent, (CUstream, CUevent, unsigned)) X(cuStreamDestroy_v2, (CUstream)) X(cuStreamSynchronize, (CUstream))                  \
   X(cuEventCreate, (CUevent *, unsigned)) X(cuEventDestroy_v2, (CUevent)) X(cuEventRecord, (CUevent, CUstream)) X(cuEventSynchronize, (CUevent)) \
   X(cuMemAddressReserve, (CUdeviceptr *, size_t, size_t, CUdeviceptr, unsigned long long)) X(cuMemAddressFree, (CUdeviceptr, size_t)) \
   X(cuMemCreate, (CUmemHandle *, size_t, const CUmemProp *, unsigned long long)) X(cuMemRelease, (CUmemHandle))                   \

@@ -12,7 +12,7 @@
   X(linear, many_f32) X(linear, many_f16) X(linear, many_bf16) X(linear, many_quant) X(linear, unpack) \
   X(step, step_bf16) X(step, step_gated_bf16) X(step, step_f16) X(step, step_gated_f16) \
   X(step, wide_bf16) X(step, wide_gated_bf16) X(step, wide_f16) X(step, wide_gated_f16) \
-  X(tensor, tensor_bf16) X(tensor, tensor_f16) X(tensor, norm_halves) X(tensor, to_halves) \
+  X(tensor, tensor_bf16) X(tensor, tensor_f16) X(tensor, norm_halves) X(tensor, to_halves) X(tensor, swiglu_halves) \
   X(decoder, rotations) X(decoder, embed) X(decoder, norm) X(decoder, finish) X(decoder, move_row_end) X(decoder, advance) \
   X(attention, attend) X(attention, attend_merge) X(attention, estimates) X(attention, estimates_merge) X(attention, mass) X(attention, mass_rates) \
   X(decode, decode_bf16_64) X(decode, decode_bf16_128) X(decode, decode_f16_64) X(decode, decode_f16_128) \
@@ -63,7 +63,8 @@ typedef struct {
 /* Up to three products of the same rows of x, of weights of one type. */
 typedef struct { rkv_product of[3]; int32_t products; } rkv_products;
 
-/* The same on tensor cores, x and w as halves. cols is a multiple of 64, strides are bytes; with RKV_SWIGLU y is halves, else f32. */
+/* The same on tensor cores, x and w as halves. cols is a multiple of 64, strides are bytes; with RKV_SWIGLU y is halves, with as much room behind
+ * them, else f32. */
 typedef struct {
   const void *w, *gated, *x;
   void *y;
@@ -72,6 +73,7 @@ typedef struct {
   int32_t rows, cols, count, mode;
 } rkv_tensor_product;
 
+#define RKV_SWIGLU_PART 0.0625f /* cuBLASLt leaves gate and up as halves: so much of them, or large ones would not fit f16 */
 #define RKV_TENSOR_SHARED (3 * 2 * 128 * 64 * 2) /* bytes of a block's tiles */
 #define RKV_FLASH_QUERIES 128
 

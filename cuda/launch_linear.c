@@ -1,6 +1,7 @@
 /* launch_linear.c: weights onto the device, and products with them. Steps go row by row of x, so that no slot's bits depend on the others;
  * the chunks of a prefill go by tiles, on tensor cores where widths and types allow. */
 #include <string.h>
+#include "cublaslt.h"
 #include "linear.h"
 
 static const struct { int32_t weights, bytes; } blocks[] = {{1, 4}, {1, 2}, {1, 2}, {32, 34}, {32, 18}, {256, 144}, {256, 176}, {256, 210}};
@@ -148,6 +149,7 @@ void rkv_tensor_multiply(rkv_cuda *c, const rkv_weight_data *w, const rkv_weight
   p.bias = bias == NULL ? NULL : bias->packed;
   p.w = halves_of(c, w, 0, &p.stride);
   if (gated != NULL) p.gated = halves_of(c, gated, 1, &p.gated_stride);
+  if (c->lt != NULL && rkv_lt_multiply(c, &p, rkv_tensor_dtype(w))) return;
   const int32_t columns = mode == RKV_SWIGLU ? 64 : 128;
   rkv_launch(c, rkv_tensor_dtype(w) == RKV_BF16 ? RKV_KERNEL_tensor_bf16 : RKV_KERNEL_tensor_f16, (uint64_t)rkv_blocks(count, 128), (uint32_t)rkv_blocks(w->rows, columns), 1, 256,
              RKV_TENSOR_SHARED, (void *[]){&p});

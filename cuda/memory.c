@@ -1,6 +1,6 @@
 /* memory.c: an arena on the device is a range of addresses. Pages of memory are put behind it as rows arrive, and taken away again. */
 #include <stdlib.h>
-#include "cuda.h"
+#include "beside.h"
 
 static const CUmemProp *prop_of(CUmemProp *prop, const rkv_cuda *c) {
   *prop = (CUmemProp){.type = 1, .location = {1, c->device}};
@@ -116,6 +116,7 @@ void rkv_cuda_release(void *state, rkv_arena_object *arena, const rkv_span *span
   rkv_cuda *c = state;
   rkv_cuda_arena *a = arena->pages;
   cuCtxSetCurrent(c->context);
+  rkv_beside_join(c);
   cuStreamSynchronize(c->stream);
   pthread_mutex_lock(&c->memory_mutex);
   for (int32_t p = 0; p < span->planes; p++) {
@@ -139,6 +140,7 @@ void rkv_cuda_unreserve(void *state, rkv_arena_object *arena) {
   rkv_cuda *c = state;
   rkv_cuda_arena *a = arena->pages;
   cuCtxSetCurrent(c->context);
+  rkv_beside_join(c);
   cuStreamSynchronize(c->stream);
   rkv_transfer_drain(c);
   for (rkv_recording *r = a->recordings, *next; r != NULL; r = next) {

@@ -46,6 +46,13 @@ DEVICE unsigned halves(float low, float high) {
   return *(const unsigned *)&both;
 }
 
+/* The two numbers of a pair of halves. */
+template <int DTYPE>
+DEVICE float2 two_of(unsigned pair) {
+  if (DTYPE == RKV_BF16) return __bfloat1622float2(*(const __nv_bfloat162 *)&pair);
+  return __half22float2(*(const __half2 *)&pair);
+}
+
 /* A number of f32 is the sum of three halves: 24 bits of bf16; of f16 what its range allows. */
 template <int DTYPE>
 DEVICE float rest_of(float x, float *half) {

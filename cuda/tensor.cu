@@ -107,6 +107,28 @@ KERNEL kernel_norm_halves(void *to, const float *x, const float *weight, int wid
   for (int k = 2 * THREAD; k < width; k += 2 * THREADS) put_two(dtype, to, k, x[k] * factor * weight[k], x[k + 1] * factor * weight[k + 1]);
 }
 
+/* gate = silu(gate) * up, in eights; both as cuBLASLt left them. */
+template <int DTYPE>
+DEVICE void swiglu_halves(uint4 *gate, const uint4 *up, int64_t i) {
+  uint4 g = gate[i], u = up[i];
+  unsigned *to = (unsigned *)&g;
+  const unsigned *with = (const unsigned *)&u;
+#pragma unroll
+  for (int j = 0; j < 4; j++) {
+    const float2 a = two_of<DTYPE>(to[j]), b = two_of<DTYPE>(with[j]);
+    to[j] = halves<DTYPE>(quick_silu(a.x / RKV_SWIGLU_PART) * (b.x / RKV_SWIGLU_PART), quick_silu(a.y / RKV_SWIGLU_PART) * (b.y / RKV_SWIGLU_PART));
+  }
+  gate[i] = g;
+}
+
+KERNEL kernel_swiglu_halves(uint4 *gate, const uint4 *up, int64_t eights, int dtype) {
+  begin();
+  const int64_t i = (int64_t)blockIdx.x * THREADS + THREAD;
+  if (i >= eights) return;
+  if (dtype == RKV_BF16) swiglu_halves<RKV_BF16>(gate, up, i);
+  else swiglu_halves<RKV_F16>(gate, up, i);
+}
+
 KERNEL kernel_to_halves(void *to, const float *x, int64_t pairs, int dtype) {
   begin();
   for (int64_t i = (int64_t)blockIdx.x * THREADS + THREAD; i < pairs; i += (int64_t)gridDim.x * THREADS) {

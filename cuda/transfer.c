@@ -3,7 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include "cuda.h"
+#include "beside.h"
 
 void rkv_cuda_poison(rkv_cuda *c, rkv_arena_object *arena, const char *format, ...) {
   va_list values;
@@ -79,6 +79,7 @@ void rkv_transfer_drain(rkv_cuda *c) { wait_for(c, 1); }
 void rkv_cuda_settle(void *state) {
   rkv_cuda *c = state;
   cuCtxSetCurrent(c->context);
+  rkv_beside_join(c);
   (void)cuStreamSynchronize(c->stream); /* a failure is told by the next job */
 }
 
@@ -86,6 +87,7 @@ void rkv_cuda_write(void *state, rkv_arena_object *arena, void *to, const void *
   rkv_cuda *c = state;
   CUresult result = 0;
   cuCtxSetCurrent(c->context);
+  rkv_beside_write(c, to, bytes);
   if (bytes > RKV_UPLOAD / 8) { /* rare and long: from where it lies */
     result = cuMemcpyHtoDAsync_v2((CUdeviceptr)(uintptr_t)to, from, bytes, c->stream);
     if (result == 0) result = cuStreamSynchronize(c->stream);
@@ -108,6 +110,7 @@ void rkv_cuda_read(void *state, rkv_arena_object *arena, int32_t job, void *to, 
   rkv_download *d = &c->downloads[c->asked % RKV_DOWNLOADS];
   CUresult result = 0;
   *d = (rkv_download){.arena = arena, .job = job, .code = code, .event = d->event, .staging = d->staging};
+  if (bytes > 0) rkv_beside_join(c);
   if (bytes > RKV_DOWNLOAD) { /* large: straight to where it is wanted, and this thread waits */
     result = cuMemcpyDtoHAsync_v2(to, (CUdeviceptr)(uintptr_t)from, bytes, c->stream);
     if (result == 0) result = cuStreamSynchronize(c->stream);
@@ -116,7 +119,7 @@ void rkv_cuda_read(void *state, rkv_arena_object *arena, int32_t job, void *to, 
     d->bytes = bytes;
     result = cuMemcpyDtoHAsync_v2(d->staging, (CUdeviceptr)(uintptr_t)from, bytes, c->stream);
   }
-  if (result == 0) result = cuEventRecord(d->event, c->stream);
+  if (result == 0) result = rkv_beside_record(c, d->event);
   if (result != 0) rkv_cuda_poison(c, arena, "Cannot read %llu bytes: the device failed (%s)", (unsigned long long)bytes, rkv_driver_words(result));
   pthread_mutex_lock(&c->mutex);
   c->asked++;
