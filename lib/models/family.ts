@@ -15,6 +15,8 @@ export interface Family {
   readonly known: readonly string[];
   /** Layers that see a sliding window, where a config does not name them in layer_types. */
   readonly slides?: (config: Readonly<Record<string, unknown>>) => (layer: number) => boolean;
+  /** The window where a config has no field sliding_window, as transformers fills it in. */
+  readonly window?: number;
   /** Values of general.architecture in GGUF files. */
   readonly architectures: readonly string[];
   /** In GGUF the two channels of a RoPE pair lie beside each other: rows of q and k are put back into halves. */

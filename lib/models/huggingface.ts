@@ -1,4 +1,5 @@
 /** config.json of a Hugging Face directory: what it says of the model's shape, every field honoured or refused by name. */
+import { isDeepStrictEqual } from "node:util";
 import { FormatError } from "../formats/checkpoint.ts";
 import type { Family } from "./family.ts";
 import type { ModelShape } from "./model.ts";
@@ -17,6 +18,8 @@ const honoured = new Set([
 const idle = new Set([
   ...["architectures", "torch_dtype", "dtype", "use_cache", "transformers_version", "transformers.js_config", "initializer_range"],
   ...["_name_or_path", "attention_dropout", "hidden_dropout", "_attn_implementation", "auto_map", "rope_interleaved", "is_llama_config"],
+  ...["max_sequence_length", "tokenizer_class", "unsloth_fixed", "unsloth_version", "_attn_implementation_autoset"],
+  ...["output_attentions", "output_hidden_states", "return_dict"],
 ]);
 
 /** Refuses a config that says what the family does not compute. */
@@ -87,7 +90,12 @@ export function isTied(file: string, config: Config): boolean {
 
 /** Per layer: positions that a layer sees, itself included, or null for all. */
 function windows(file: string, config: Config, family: Family, layers: number): (number | null)[] {
+  const first = config.max_window_layers ?? 0;
+  if (!Number.isInteger(first) || (first as number) < 0) {
+    throw new FormatError(file, `max_window_layers is ${JSON.stringify(first)}, want a whole number from 0`);
+  }
   const isSliding = family.slides?.(config) ?? (() => false);
+  const window = config.sliding_window === undefined ? family.window : config.sliding_window;
   const types = config.layer_types ?? null;
   if (types !== null && (!Array.isArray(types) || types.length !== layers)) {
     throw new FormatError(file, `layer_types is ${JSON.stringify(types)}, want one word for each of ${layers} layers`);
@@ -95,18 +103,21 @@ function windows(file: string, config: Config, family: Family, layers: number): 
   return Array.from({ length: layers }, (_, layer) => {
     const type = types?.[layer] ?? (isSliding(layer) ? "sliding_attention" : "full_attention");
     if (type === "full_attention") return null;
-    if (type === "sliding_attention") return wholeNumber(file, "sliding_window", config.sliding_window);
+    if (type === "sliding_attention") return wholeNumber(file, "sliding_window", window);
     throw new FormatError(file, `layer_types names ${JSON.stringify(type)}, supported: full_attention, sliding_attention`);
   });
 }
 
 /** rope_scaling (transformers 4) or rope_parameters (5). */
 function ropeOf(file: string, config: Config, dim: number, trainedContext: number): Frequencies {
+  refuseTwo(file, "rope_parameters", config.rope_parameters, "rope_scaling", config.rope_scaling);
   const found = config.rope_parameters ?? config.rope_scaling ?? {};
   if (typeof found !== "object" || Array.isArray(found)) {
     throw new FormatError(file, `rope_scaling is ${JSON.stringify(found)}, want an object`);
   }
   const said = Object.fromEntries(Object.entries(found).filter(([, value]) => value !== null));
+  refuseTwo(file, "rope_type", said.rope_type, "type", said.type);
+  refuseTwo(file, "rope_theta", config.rope_theta, "rope_theta beside its type", said.rope_theta);
   const type = said.rope_type ?? said.type ?? "default";
   const fields = ["rope_type", "type", "rope_theta"];
   const number = (field: string, fallback?: number): number => {
@@ -144,6 +155,12 @@ function ropeOf(file: string, config: Config, dim: number, trainedContext: numbe
     );
   }
   return frequencies;
+}
+
+/** Of a field that has had two names or places, versions differ in which one wins. */
+function refuseTwo(file: string, one: string, a: unknown, other: string, b: unknown): void {
+  if (a === undefined || a === null || b === undefined || b === null || isDeepStrictEqual(a, b)) return;
+  throw new FormatError(file, `${one} is ${JSON.stringify(a)}, but ${other} is ${JSON.stringify(b)}, want one of them, or the same`);
 }
 
 function positive(file: string, field: string, value: unknown): number {

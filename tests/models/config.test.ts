@@ -85,6 +85,19 @@ describe("a config", () => {
     ["mistral", { layer_types: ["full_attention"] }, "layer_types", "want one word for each of 3 layers"],
     ["mistral", { layer_types: ["full_attention", "full_attention", "linear_attention"] }, 'layer_types names "linear_attention"'],
     ["mistral", { sliding_window: "wide", layer_types: null, use_sliding_window: true }, "use_sliding_window"],
+    ["mistral", { sliding_window: "128" }, 'sliding_window is "128"'],
+    [
+      "llama",
+      { rope_parameters: { rope_type: "linear", factor: 2 }, rope_scaling: { rope_type: "linear", factor: 4 } },
+      "but rope_scaling is",
+    ],
+    ["llama", { rope_scaling: { rope_type: "linear", type: "yarn", factor: 2 } }, 'rope_type is "linear", but type is "yarn"'],
+    [
+      "llama",
+      { rope_theta: 1e4, rope_parameters: { rope_type: "default", rope_theta: 1e6 } },
+      "rope_theta is 10000, but rope_theta beside",
+    ],
+    ["qwen2", { use_sliding_window: true, max_window_layers: {}, sliding_window: 64 }, "max_window_layers is {}"],
     ["qwen2", { use_mrope: true }, "use_mrope is true"],
     ["qwen2", { use_sliding_window: true, max_window_layers: 1, sliding_window: 0 }, "sliding_window is 0"],
     ["qwen3", { attention_bias: true }, "attention_bias is true"],
@@ -105,6 +118,7 @@ describe("a config", () => {
     const mixed = ["sliding_attention", "full_attention", "sliding_attention"];
     assertEquals(await windows("mistral", { sliding_window: 128 }), [128, 128, 128]);
     assertEquals(await windows("mistral", { sliding_window: null }), [null, null, null]);
+    assertEquals(await windows("mistral", { sliding_window: undefined }), [4096, 4096, 4096]); // as transformers fills it in
     assertEquals(await windows("mistral", { sliding_window: 128, layer_types: mixed }), [128, null, 128]);
     assertEquals(await windows("qwen2", { sliding_window: 128 }), [null, null, null]);
     assertEquals(await windows("qwen2", { use_sliding_window: true, sliding_window: 128, max_window_layers: 1 }), [null, 128, 128]);
