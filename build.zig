@@ -15,7 +15,7 @@ const x86_isas = [_]Isa{
 };
 const arm_isas = [_]Isa{.{ .name = "neon" }};
 const common: Strings = &.{ "-std=c17", "-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Werror" };
-const nvcc_flags: Strings = &.{ "-O3", "-std=c++17", "-fatbin", "-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=sm_90", "-gencode=arch=compute_90,code=compute_90", "-MD", "-MF" };
+const nvcc_flags: Strings = &.{ "-O3", "-std=c++17", "-fatbin" };
 const shipped = [_][2][]const u8{ // npm package, zig target
     .{ "linux-x64-gnu", "x86_64-linux-gnu.2.28" },
     .{ "linux-arm64-gnu", "aarch64-linux-gnu.2.28" },
@@ -31,6 +31,7 @@ const Recipe = struct {
     optimize: std.builtin.OptimizeMode,
     sanitize: Sanitize,
     nvcc: ?[]const u8,
+    gpus: []const u8,
 
     fn module(r: Recipe, query: std.Target.Query) *std.Build.Module {
         return r.b.createModule(.{
@@ -86,6 +87,12 @@ const Recipe = struct {
         if (r.nvcc) |nvcc| for (r.files("cuda", ".cu")) |name| { // cuda/x.cu -> #embed "x.fatbin"
             const run = r.b.addSystemCommand(&.{nvcc});
             run.addArgs(nvcc_flags);
+            var gpu = std.mem.splitScalar(u8, r.gpus, ',');
+            while (gpu.next()) |arch| {
+                run.addArg(r.b.fmt("-gencode=arch=compute_{s},code=sm_{s}", .{ arch, arch }));
+                if (gpu.peek() == null) run.addArg(r.b.fmt("-gencode=arch=compute_{s},code=compute_{s}", .{ arch, arch }));
+            }
+            run.addArgs(&.{ "-MD", "-MF" });
             _ = run.addDepFileOutputArg("k.d");
             run.addArg("-o");
             root.addEmbedPath(run.addOutputFileArg(r.b.fmt("{s}.fatbin", .{std.fs.path.stem(name)})).dirname());
@@ -116,6 +123,7 @@ pub fn build(b: *std.Build) void {
         // The optimiser takes minutes over UBSan's checks in unrolled kernels.
         .optimize = b.option(std.builtin.OptimizeMode, "optimize", "ReleaseFast unless said otherwise, Debug with sanitize") orelse if (sanitize == .off) .ReleaseFast else .Debug,
         .sanitize = sanitize,
+        .gpus = b.option([]const u8, "gpu", "compute capabilities that the kernels are compiled for, and as PTX of the last for later ones; 80,90 unless said") orelse "80,90",
         .nvcc = if (b.option(bool, "cuda", "build and embed the CUDA kernels") orelse false) nvcc else null,
     };
     b.installArtifact(r.library(query));

@@ -139,16 +139,20 @@ RKV_API int32_t rkv_cancel(int32_t arena, int32_t on);
 /* Copies the sentence that says what poisoned an arena. Returns its length, 0 when nothing did. Errors: RKV_STALE. */
 RKV_API int32_t rkv_fault(int32_t arena, uint8_t *text, uint32_t bytes);
 
-/* Starts or stops the clock of an arena: while it goes, the time of each of its ops is added up. Off, it costs nothing. On a CPU it costs
- * two looks at the clock an op; on a GPU steps are then run op by op and waited for, so their times are true and their sum is longer than
- * a step. Errors: RKV_STALE, RKV_MEMORY. */
+/* What the clock of an arena adds up. RKV_CLOCK_OPS: the time of each op. On a CPU that costs two looks at the clock an op; on a GPU steps are
+ * then run op by op and waited for, so their times are true and their sum is longer than a step. RKV_CLOCK_REPLAYS: what starting a recorded
+ * step takes of the host's time, on a GPU; steps run as they do. */
+#define RKV_CLOCK_OPS 1
+#define RKV_CLOCK_REPLAYS 2
+
+/* Starts the clock of an arena, or stops it (on = 0): then it costs nothing. Errors: RKV_STALE, RKV_MEMORY, RKV_RANGE. */
 RKV_API int32_t rkv_clock(int32_t arena, int32_t on);
 
-/* Fills times[2 * n] with (runs, nanoseconds) of each op since the clock first went, those of ops that have ended (await a fence before).
- * Returns n, the number of ops, at most 64. Errors: RKV_STALE. */
+/* Fills times[2 * n] with (runs, nanoseconds) of each op since the clock first went, those of ops that have ended (await a fence before);
+ * replays come last. Returns n, at most 64. Errors: RKV_STALE. */
 RKV_API int32_t rkv_times(int32_t arena, int64_t *times);
 
-/* Copies the name of op number `op` of rkv_times ("attn_in"). Returns its length. Errors: RKV_RANGE. */
+/* Copies the name of op number `op` of rkv_times ("attn_in", last "replay"). Returns its length. Errors: RKV_RANGE. */
 RKV_API int32_t rkv_op_name(int32_t op, uint8_t *text, uint32_t bytes);
 
 /* Closes a device, arena, file or tape; the free is enqueued, so nothing is freed under a running op. Closing an arena closes all it

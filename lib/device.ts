@@ -260,9 +260,9 @@ export class Arena implements TensorHost {
     this.lib.call("load", this.lib.fn.rkv_load_rows(sums.handle, first, tensor.handle, offset, count, file.handle, BigInt(at)));
   }
 
-  /** Starts or stops adding up the time of each op. On a GPU steps are then run op by op. */
-  clock(on: boolean): void {
-    this.lib.call("clock", this.lib.fn.rkv_clock(this.handle, on ? 1 : 0));
+  /** Starts or stops adding up the time of each op: on a GPU steps are then run op by op; or the host's time of starting recorded steps. */
+  clock(on: boolean | "replays"): void {
+    this.lib.call("clock", this.lib.fn.rkv_clock(this.handle, on === "replays" ? 2 : Number(on)));
   }
 
   /** Runs and seconds of each op that ran while the clock went; the last ones after a fence. */

@@ -284,8 +284,11 @@ export class Session {
     return this.#room.clusters(slot);
   }
 
-  /** Starts or stops adding up the time of each op, for `times`. On a GPU steps are then run op by op. */
-  clock(on: boolean): void {
+  /**
+   * Starts or stops adding up the time of each op, for `times`: on a GPU steps are then run op by op. `"replays"`: the time that starting a
+   * recorded step takes on the host, as the op "replay", on a GPU.
+   */
+  clock(on: boolean | "replays"): void {
     this.#room.arena.clock(on);
   }
 

@@ -118,8 +118,8 @@ struct rkv_arena_object {
   rkv_tape *recording;
   void *pages; /* a remote device's own notes on `memory` */
   atomic_int cancel, poisoned;
-  atomic_int timed; /* its ops are timed */
-  _Atomic int64_t *times; /* [ops, 2]: runs and nanoseconds; NULL until it is timed once */
+  atomic_int timed; /* 0, or RKV_CLOCK_OPS, RKV_CLOCK_REPLAYS */
+  _Atomic int64_t *times; /* [ops + 1, 2]: runs and nanoseconds, replays last; NULL until it is timed once */
   bool cut; /* the queue's own: an op was left out or cut short since the last job */
   char fault[256]; /* written once, before poisoned is set */
 };

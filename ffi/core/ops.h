@@ -105,7 +105,7 @@ typedef enum {
 } rkv_op_id;
 
 #ifndef __cplusplus /* kernels read this as C++ */
-_Static_assert(RKV_OP_COUNT <= 64, "rkv_times promises at most 64 ops");
+_Static_assert(RKV_OP_COUNT < 64, "rkv_times promises at most 64");
 #endif
 
 /* Scratch memory of each worker, 64-byte aligned: for what is private to a piece. */

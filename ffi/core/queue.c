@@ -67,6 +67,12 @@ static void run_load(rkv_device *d, rkv_arena_object *arena, const rkv_load *loa
   else if (d->backend->share(d->state, arena, &rkv_load_kernel, load) != 0) arena->cut = true; /* nothing but a cancel ends it early */
 }
 
+/* Adds a run, and the time since `began`. */
+static void add_time(rkv_arena_object *arena, int32_t op, uint64_t began) {
+  atomic_fetch_add_explicit(&arena->times[2 * op], 1, memory_order_relaxed);
+  atomic_fetch_add_explicit(&arena->times[2 * op + 1], (int64_t)(rkv_os_nanoseconds() - began), memory_order_relaxed);
+}
+
 /* Runs an op and adds its time. What a remote device still had to do is waited for first, and so is the op. */
 static int32_t run_timed(rkv_device *d, rkv_arena_object *arena, int32_t op, const void *args) {
   const rkv_remote *remote = d->backend->remote;
@@ -74,15 +80,14 @@ static int32_t run_timed(rkv_device *d, rkv_arena_object *arena, int32_t op, con
   uint64_t began = rkv_os_nanoseconds();
   int32_t code = d->backend->run(d->state, arena, op, args);
   if (remote != NULL) remote->settle(d->state);
-  atomic_fetch_add_explicit(&arena->times[2 * op], 1, memory_order_relaxed);
-  atomic_fetch_add_explicit(&arena->times[2 * op + 1], (int64_t)(rkv_os_nanoseconds() - began), memory_order_relaxed);
+  add_time(arena, op, began);
   return code;
 }
 
 static void run_op(rkv_device *d, rkv_arena_object *arena, int32_t op, const void *args) {
   if (atomic_load(&arena->poisoned)) return;
   int32_t code = atomic_load(&arena->cancel) ? RKV_CANCELLED
-                 : atomic_load_explicit(&arena->timed, memory_order_relaxed) ? run_timed(d, arena, op, args)
+                 : atomic_load_explicit(&arena->timed, memory_order_relaxed) == RKV_CLOCK_OPS ? run_timed(d, arena, op, args)
                                                                              : d->backend->run(d->state, arena, op, args);
   if (code == RKV_CANCELLED) arena->cut = true;
   else if (code != 0) atomic_store(&arena->poisoned, 1);
@@ -97,8 +102,13 @@ static int32_t code_of(rkv_arena_object *arena) {
 
 static void replay_remote(rkv_device *d, rkv_arena_object *arena, rkv_tape *tape) {
   if (atomic_load(&arena->poisoned)) return;
-  if (atomic_load(&arena->cancel)) arena->cut = true;
-  else if (d->backend->remote->replay(d->state, arena, tape) != 0) atomic_store(&arena->poisoned, 1);
+  if (atomic_load(&arena->cancel)) {
+    arena->cut = true;
+    return;
+  }
+  const uint64_t began = rkv_os_nanoseconds();
+  if (d->backend->remote->replay(d->state, arena, tape) != 0) atomic_store(&arena->poisoned, 1);
+  if (atomic_load(&arena->timed) == RKV_CLOCK_REPLAYS) add_time(arena, RKV_OP_COUNT, began);
 }
 
 static void run_entry(rkv_device *d, rkv_entry *e) {
@@ -108,7 +118,7 @@ static void run_entry(rkv_device *d, rkv_entry *e) {
       run_op(d, e->arena, e->op, e->as.args);
       break;
     case ENTRY_REPLAY:
-      if (remote != NULL && !atomic_load(&e->arena->timed)) {
+      if (remote != NULL && atomic_load(&e->arena->timed) != RKV_CLOCK_OPS) {
         replay_remote(d, e->arena, e->as.tape);
         break;
       }
@@ -393,25 +403,27 @@ int32_t rkv_cancel(int32_t handle, int32_t on) {
 int32_t rkv_clock(int32_t handle, int32_t on) {
   rkv_arena_object *arena = rkv_handle_get(handle, KIND_ARENA, "time ops", "arena");
   if (arena == NULL) return RKV_STALE;
-  if (on && arena->times == NULL && (arena->times = calloc(2 * RKV_OP_COUNT, sizeof *arena->times)) == NULL) {
+  if (on < 0 || on > RKV_CLOCK_REPLAYS) return rkv_refuse(RKV_RANGE, "Cannot time ops: on is %d, want 0 to %d", on, RKV_CLOCK_REPLAYS);
+  if (on && arena->times == NULL && (arena->times = calloc(2 * (RKV_OP_COUNT + 1), sizeof *arena->times)) == NULL) {
     return rkv_refuse(RKV_MEMORY, "Cannot time ops: the process is out of memory");
   }
-  atomic_store(&arena->timed, on != 0);
+  atomic_store(&arena->timed, on);
   return 0;
 }
 
 int32_t rkv_times(int32_t handle, int64_t *times) {
   rkv_arena_object *arena = rkv_handle_get(handle, KIND_ARENA, "tell times", "arena");
   if (arena == NULL) return RKV_STALE;
-  for (int32_t i = 0; i < 2 * RKV_OP_COUNT; i++) times[i] = arena->times == NULL ? 0 : atomic_load_explicit(&arena->times[i], memory_order_relaxed);
-  return RKV_OP_COUNT;
+  for (int32_t i = 0; i < 2 * (RKV_OP_COUNT + 1); i++) times[i] = arena->times == NULL ? 0 : atomic_load_explicit(&arena->times[i], memory_order_relaxed);
+  return RKV_OP_COUNT + 1;
 }
 
 int32_t rkv_op_name(int32_t op, uint8_t *text, uint32_t bytes) {
-  if (op < 0 || op >= RKV_OP_COUNT) return rkv_refuse(RKV_RANGE, "Cannot name an op: it is number %d, want 0 to %d", op, RKV_OP_COUNT - 1);
-  size_t length = strlen(rkv_op_names[op]);
+  if (op < 0 || op > RKV_OP_COUNT) return rkv_refuse(RKV_RANGE, "Cannot name an op: it is number %d, want 0 to %d", op, RKV_OP_COUNT);
+  const char *name = op == RKV_OP_COUNT ? "replay" : rkv_op_names[op];
+  size_t length = strlen(name);
   if (length > bytes) length = bytes;
-  memcpy(text, rkv_op_names[op], length);
+  memcpy(text, name, length);
   return (int32_t)length;
 }
 

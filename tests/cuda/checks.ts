@@ -1,12 +1,15 @@
 /** What must hold of the CUDA device, as a list: cuda.test.ts runs it as tests, check.ts as a program that counts. */
 import { assert, assertEquals, assertLess } from "@std/assert";
+import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { type Device, open } from "../../lib/device.ts";
 import { load, type LoadedModel } from "../../lib/model.ts";
+import { clusterKV } from "../../lib/policies/cluster_kv.ts";
 import type { SessionOptions } from "../../lib/session.ts";
 import { runCase } from "../cases/device.ts";
 import { type Args, type Case, exact, tensorsOf } from "../cases/case.ts";
@@ -25,6 +28,8 @@ import { decode, fresh, largestDifference, type Run } from "../support/run.ts";
 export interface Check {
   readonly group: string;
   readonly name: string;
+  /** Numbers that it works on, where that is known: for running small ones first. */
+  readonly size?: () => number;
   run(): Promise<void>;
 }
 
@@ -45,6 +50,7 @@ function caseTable(): Check[] {
   return table.map((one) => ({
     group: "cases",
     name: `${one.op}: ${one.name}`,
+    size: () => tensorsOf(one.make()).reduce((sum, { tensor }) => sum + tensor.data.length, 0),
     async run() {
       const outcome = await runCase(await cuda(), one);
       assertEquals(faults(one, outcome), []);
@@ -116,7 +122,7 @@ function halves(): Check[] {
   const close = async (args: () => Args, op: "attnIn" | "attnOut" | "attendChunk", outputs: string[]) => {
     const one: Case = { op, name: "", within: exact, make: args };
     const cpu = await open("cpu");
-    const [want, got] = [await runCase(cpu, one), await runCase(await cuda(), one)];
+    const [want, got, again] = [await runCase(cpu, one), await runCase(await cuda(), one), await runCase(await cuda(), one)];
     cpu[Symbol.dispose]();
     for (const { name, tensor } of tensorsOf(args()).filter(({ name }) => outputs.includes(name))) {
       const [a, b] = [want, got].map((outcome) => decodeBytes(tensor.dtype, outcome.get(name)!, tensor.shape.at(-1)!));
@@ -127,6 +133,7 @@ function halves(): Check[] {
         size += x ** 2;
       });
       assertLess(Math.sqrt(difference / size), 1e-2, name);
+      assertEquals(again.get(name), got.get(name), `${name} differs from run to run`);
     }
   };
   const widths = [{ hidden: 512, kvHeads: 2, group: 4, headDim: 64, intermediate: 1088 }, {
@@ -203,6 +210,44 @@ function halves(): Check[] {
   );
 }
 
+/** The same without cuBLASLt, where the checks above had it: in a process of its own, for the library is looked for once. */
+function ownProducts(): Check[] {
+  return [{
+    group: "own products",
+    name: "long chunks on tensor cores, without cuBLASLt",
+    async run() {
+      if (!(await cuda()).description.includes("cuBLASLt")) return;
+      const [map, program] = ["../../lib/std/import_map.json", "check.ts"].map((path) => fileURLToPath(new URL(path, import.meta.url)));
+      const flags = "Deno" in globalThis ? ["run", "-A", `--import-map=${map}`] : ["run"];
+      const env = { ...process.env, RECALLKV_CUBLASLT: "none" };
+      const { status, stdout } = spawnSync(process.execPath, [...flags, program, "halves"], { encoding: "utf8", env });
+      assertEquals(status, 0, stdout);
+      assert(!stdout.includes("cuBLASLt"), stdout);
+    },
+  }];
+}
+
+/** Segments that are clustered beside the next chunks are those that are clustered in turn: with its clock on, a device runs op by op. */
+function beside(): Check[] {
+  return (["f32", "bf16"] as const).map((kvDtype) => ({
+    group: "beside",
+    name: `clusters of ${kvDtype} rows made beside chunks are those made in turn`,
+    async run() {
+      const prompt = await proseTokens(1500);
+      const kv = clusterKV({ budget: 96, tokensPerCluster: 16, segment: 192, every: 64, exempt: [], bound: 0.3 });
+      const decoded: Run[] = [];
+      for (const inTurn of [true, false, false]) {
+        using session = (await cudaNano()).session({ kv, kvDtype, capacity: 2048, chunk: 128, slots: 2 });
+        session.clock(inTurn);
+        await session.prefill(prompt, { slot: 0 });
+        await session.prefill(prompt.slice(0, 700), { slot: 1 });
+        decoded.push(await decode(session, 40, 0), await decode(session, 40, 1));
+      }
+      for (let i = 2; i < decoded.length; i++) assertEquals(decoded[i], decoded[i % 2]);
+    },
+  }));
+}
+
 async function firstLogits(model: LoadedModel, prompt: readonly number[]): Promise<Float32Array> {
   using session = model.session({ kvDtype: "f32", capacity: 512 });
   await session.prefill(prompt);
@@ -253,4 +298,12 @@ function memory(): Check[] {
   ];
 }
 
-export const checks: readonly Check[] = [...caseTable(), ...halves(), ...memory(), ...identity(), ...policies()];
+export const checks: readonly Check[] = [
+  ...caseTable(),
+  ...halves(),
+  ...ownProducts(),
+  ...beside(),
+  ...memory(),
+  ...identity(),
+  ...policies(),
+];
