@@ -1,77 +1,80 @@
 /**
- * An NVIDIA GPU: prefill and decoding of known shapes with random weights, dense and over clusters, against what the memory's bandwidth
- * allows: `bun run bench/cuda.ts [--shape 8B|1B] [--length 4096,32768] [--slots 1,8] [--policy full,1k] [--json FILE]`.
- * Attended rows include sink and tail; bytes are weights, keys and values that a step reads, and centroids.
+ * Benchmarks recallkv on an NVIDIA GPU with random weights of known shapes, against the machine's limits in the same run:
+ *   bun run bench/cuda.ts [--shape 8B|1B] [--length 4096,32768,131072] [--slots 1,8,32] [--policy full,1k,"1k all",2k] [--json FILE]
+ *     [--chunk 4096] [--steps 64] [--no-shares]
+ * Attended rows include sink and tail; bytes are weights, keys and values that a step reads, and centroids. What does not fit the memory is
+ * left out by name. --no-shares: without the prompts and steps that are read op by op to tell what clustering and choosing take.
  */
+import { execFileSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import process from "node:process";
+import { fileURLToPath } from "node:url";
 import { parseArgs } from "@std/cli/parse-args";
-import { type Device, open } from "../lib/device.ts";
+import { type Device, open, type OpTimes } from "../lib/device.ts";
 import type { LoadedModel } from "../lib/model.ts";
 import { clusterKV } from "../lib/policies/cluster_kv.ts";
 import { full } from "../lib/policies/full.ts";
 import type { Policy } from "../lib/policies/policy.ts";
 import type { Session } from "../lib/session.ts";
-import { attentionOps, productOps, randomModel, type Shape, shapes, stepBytes } from "./cuda_model.ts";
+import { attentionOps, copyRate, productOps, productRate, randomModel, type Shape, shapes, stepBytes } from "./cuda_model.ts";
+import { median } from "./numbers.ts";
 
-const policies: Record<string, () => Policy> = {
-  full,
-  "1k": () => clusterKV({ budget: 1024 }),
-  "1k all": () => clusterKV({ budget: 1024, exempt: [] }),
-  "2k": () => clusterKV({ budget: 2048 }),
+interface Reading {
+  readonly budget: number;
+  readonly exempt: readonly number[];
+  readonly kv: () => Policy;
+}
+
+const clusters = (budget: number, exempt: number[]): Reading => ({ budget, exempt, kv: () => clusterKV({ budget, exempt }) });
+const readings: Readonly<Record<string, Reading>> = {
+  full: { budget: 0, exempt: [], kv: full },
+  "1k": clusters(1024, [0, 1]),
+  "1k all": clusters(1024, []),
+  "2k": clusters(2048, [0, 1]),
+  "2k all": clusters(2048, []),
 };
+const clustering = ["seedCentroids", "assign", "group", "centroidMeans", "radius", "permuteRows"];
+const choosing = ["centroidScores", "topk", "fillBudget", "fillWhole"];
 
 const args = parseArgs(process.argv.slice(2), {
   string: ["shape", "length", "slots", "policy", "json", "chunk", "steps"],
+  boolean: ["shares"],
+  negatable: ["shares"],
+  default: { shares: true, length: "4096,32768,131072", slots: "1,8,32", policy: "full,1k,1k all,2k", chunk: "4096", steps: "64" },
 });
-const list = (text: string | undefined, otherwise: string) => (text ?? otherwise).split(",");
-const lengths = list(args.length, "4096,32768").map(Number);
-const slotCounts = list(args.slots, "1,8").map(Number);
-const chosen = list(args.policy, "full,1k,1k all,2k");
-const [chunk, steps] = [Number(args.chunk ?? 4096), Number(args.steps ?? 64)];
+const [lengths, slotCounts] = [args.length, args.slots].map((list) => list.split(",").map(Number));
+const [chunk, steps] = [Number(args.chunk), Number(args.steps)];
 
 interface Row {
-  shape: string;
-  policy: string;
-  length: number;
-  slots: number;
-  prefillMs: number;
-  stepMs: number;
-  bytes: number;
-  floorMs: number;
-}
-
-const clock = () => performance.now();
-const median = (times: number[]) => times.sort((a, b) => a - b)[times.length >> 1];
-
-/** Bytes per second of a copy between two parts of memory, read and written. */
-async function bandwidth(device: Device): Promise<number> {
-  using arena = device.arena(10 * 2 ** 30);
-  const rows = 1 << 20;
-  const [from, to] = [
-    arena.tensor("f32", [rows, 1024]),
-    arena.tensor("f32", [rows, 1024]),
-  ];
-  from.commit(rows);
-  to.commit(rows);
-  const times: number[] = [];
-  for (let i = 0; i < 8; i++) {
-    await arena.fence();
-    const begun = clock();
-    for (let j = 0; j < 4; j++) device.kernels.copy(to, 0, from, 0, rows);
-    await arena.fence();
-    times.push((clock() - begun) / 4000);
-  }
-  return (2 * rows * 4096) / median(times);
+  readonly what: "prefill" | "decode";
+  readonly model: string;
+  readonly weights: "bf16";
+  readonly context: number;
+  readonly slots: number;
+  readonly policy: "full" | "clusterKV";
+  readonly budget: number;
+  readonly exempt: readonly number[];
+  /** Tokens per second, of all slots together. */
+  readonly ours: number;
+  readonly peer: null;
+  readonly ratio: null;
+  /** The least time that the limits allow, as a share of ours. */
+  readonly floorShare: number;
+  readonly ms: number;
+  /** Of decoding: bytes that a step reads. */
+  readonly bytes?: number;
+  /** Of decoding: microseconds that starting a recorded step takes on the host. */
+  readonly hostMicroseconds?: number;
+  /** Op by op: choosing's share of a step, clustering's of a prompt; and what a prompt took beyond the full cache's in the same run. */
+  readonly selectShare?: number;
+  readonly clusteringShare?: number;
+  readonly beyondFull?: number;
 }
 
 /** Tokens of a text that has no meaning. */
 function noise(length: number, slot: number): number[] {
   let state = 12345 + 777 * slot;
-  return Array.from(
-    { length },
-    () => (state = (Math.imul(state, 1103515245) + 12345) >>> 0) % 100000,
-  );
+  return Array.from({ length }, () => (state = (Math.imul(state, 1103515245) + 12345) >>> 0) % 100000);
 }
 
 async function rowsRead(session: Session, slots: number): Promise<number> {
@@ -83,75 +86,150 @@ async function rowsRead(session: Session, slots: number): Promise<number> {
   return rows;
 }
 
-async function measure(
-  model: LoadedModel,
-  shape: Shape,
-  name: string,
-  length: number,
-  slots: number,
-  rate: number,
-): Promise<Row> {
-  using session = model.session({
-    kv: policies[name](),
-    capacity: length + 512,
-    slots,
-    chunk: Math.min(chunk, length),
-  });
-  const begun = clock();
-  for (let slot = 0; slot < slots; slot++) {
-    await session.prefill(noise(length, slot), { slot });
-  }
-  const prefillMs = (clock() - begun) / slots;
-  for await (
-    const _ of session.decode({ maxTokens: 8, stop: [] })
-  ) { /* warm: the graph is made here */ }
-  const before = await rowsRead(session, slots);
+/** Milliseconds from token to token of the last slot. */
+async function stepTimes(session: Session, slots: number, count: number): Promise<number[]> {
   const times: number[] = [];
-  let last = clock();
-  for await (const { slot } of session.decode({ maxTokens: steps, stop: [] })) {
+  let last = performance.now();
+  for await (const { slot } of session.decode({ maxTokens: count, stop: [] })) {
     if (slot < slots - 1) continue;
-    times.push(clock() - last);
-    last = clock();
+    times.push(performance.now() - last);
+    last = performance.now();
   }
-  const read = ((await rowsRead(session, slots)) - before) / (times.length - 1);
-  let bytes = stepBytes(shape) + read * shape.headDim * 4;
-  for (let slot = 0; slot < slots; slot++) bytes += session.selectBytes(slot);
-  return {
-    shape: shape.name,
-    policy: name,
-    length,
-    slots,
-    prefillMs,
-    stepMs: median(times),
-    bytes,
-    floorMs: (bytes / rate) * 1e3,
-  };
+  return times;
 }
 
-const device = await open("cuda");
-const rate = await bandwidth(device);
-console.log(`${device.description}: copy ${(rate / 1e12).toFixed(2)} TB/s`);
-const results: Row[] = [];
-for (
-  const shape of shapes.filter(({ name }) => !args.shape || name.endsWith(args.shape))
-) {
-  const loading = clock();
+/** The share of some ops in all that ran between two readings of the clock. */
+function shareOf(ops: readonly string[], before: OpTimes, after: OpTimes): number {
+  const seconds = (names: readonly string[]) => names.reduce((sum, op) => sum + (after[op]?.seconds ?? 0) - (before[op]?.seconds ?? 0), 0);
+  return seconds(ops) / seconds(Object.keys(after).filter((op) => op !== "replay"));
+}
+
+/** Clustering's share of a prompt of one slot that is read op by op. */
+async function clusteringShare(model: LoadedModel, reading: Reading, length: number): Promise<number> {
+  using session = model.session({ kv: reading.kv(), capacity: length + 512, chunk: Math.min(chunk, length) });
+  session.clock(true);
+  await session.prefill(noise(length, 0));
+  return shareOf(clustering, {}, await session.times());
+}
+
+interface Measured {
+  readonly prefillMs: number;
+  readonly stepMs: number;
+  readonly bytes: number;
+  readonly hostMicroseconds: number;
+  readonly selectShare?: number;
+}
+
+async function measure(model: LoadedModel, shape: Shape, { kv }: Reading, length: number, slots: number): Promise<Measured> {
+  using session = model.session({ kv: kv(), capacity: length + 512, slots, chunk: Math.min(chunk, length) });
+  const prompts: number[] = [];
+  for (let slot = 0; slot < slots; slot++) {
+    const begun = performance.now();
+    await session.prefill(noise(length, slot), { slot });
+    prompts.push(performance.now() - begun);
+  }
+  await stepTimes(session, slots, 8); // the graph is made here
+  session.clock("replays");
+  const before = await rowsRead(session, slots);
+  const times = await stepTimes(session, slots, steps);
+  const read = (await rowsRead(session, slots) - before) / (times.length - 1);
+  let bytes = stepBytes(shape) + read * shape.headDim * 4;
+  for (let slot = 0; slot < slots; slot++) bytes += session.selectBytes(slot);
+  const clocked = await session.times();
+  const measured = {
+    prefillMs: median(prompts),
+    stepMs: median(times),
+    bytes,
+    hostMicroseconds: 1e6 * clocked.replay.seconds / clocked.replay.runs,
+  };
+  if (!args.shares) return measured;
+  session.clock(true);
+  await stepTimes(session, slots, 5);
+  return { ...measured, selectShare: shareOf(choosing, clocked, await session.times()) };
+}
+
+const say = (text: string) => console.log(text);
+const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
+
+/** Bytes that a session of a shape wants: rows in bf16, and a little for what is beside them. */
+const sessionBytes = ({ layers, kvHeads, headDim }: Shape, length: number, slots: number) =>
+  slots * (length + 512) * layers * kvHeads * headDim * 4 * 1.03 + 6e9;
+
+const device: Device = await open("cuda");
+const copy = await copyRate(device);
+const commit = (() => {
+  try {
+    const folder = fileURLToPath(new URL(".", import.meta.url));
+    return execFileSync("git", ["-C", folder, "rev-parse", "--short", "HEAD"], { stdio: ["ignore", "pipe", "ignore"] }).toString().trim();
+  } catch {
+    return null; // a copy of the sources without their history
+  }
+})();
+const rows: Row[] = [];
+const limits: { copy: number; products: Record<string, number> } = { copy, products: {} };
+say(`${device.description}: copy ${(copy / 1e12).toFixed(2)} TB/s`);
+
+for (const shape of shapes.filter(({ name }) => !args.shape || name.endsWith(args.shape))) {
+  const loading = performance.now();
   using model = await randomModel(device, shape);
-  console.log(
-    `${shape.name}: loaded in ${((clock() - loading) / 1e3).toFixed(1)} s; ${(stepBytes(shape) / 1e9).toFixed(2)} GB of weights a step`,
+  const products = await productRate(device, model, shape);
+  limits.products[shape.name] = products;
+  say(
+    `${shape.name}: loaded in ${((performance.now() - loading) / 1e3).toFixed(1)} s; ${
+      (stepBytes(shape) / 1e9).toFixed(2)
+    } GB of weights a step; ` +
+      `products of a layer at ${(products / 1e12).toFixed(0)} TFLOP/s`,
   );
   for (const length of lengths) {
+    const shares = new Map<string, number>();
     for (const slots of slotCounts) {
-      for (const name of chosen) {
-        const row = await measure(model, shape, name, length, slots, rate);
-        results.push(row);
+      if (sessionBytes(shape, length, slots) > device.memory().free) {
+        say(`${length} x ${slots}: left out, ${(sessionBytes(shape, length, slots) / 1e9).toFixed(0)} GB do not fit`);
+        continue;
+      }
+      let fullMs: number | undefined;
+      for (const name of args.policy.split(",")) {
+        const reading = readings[name];
+        if (args.shares && reading.budget > 0 && !shares.has(name)) shares.set(name, await clusteringShare(model, reading, length));
+        const { prefillMs, stepMs, bytes, hostMicroseconds, selectShare } = await measure(model, shape, reading, length, slots);
+        if (name === "full") fullMs = prefillMs;
+        const policy = name === "full" ? "full" as const : "clusterKV" as const;
+        const { budget, exempt } = reading;
+        const of = { model: shape.name, weights: "bf16", context: length, slots, policy, budget, exempt, peer: null, ratio: null } as const;
         const ops = productOps(shape, length) + attentionOps(shape, length);
-        console.log(
-          `${name.padEnd(7)} ${length} x ${slots}: prefill ${row.prefillMs.toFixed(0)} ms (${
-            (ops / row.prefillMs / 1e9).toFixed(0)
-          } TFLOP/s), step ${row.stepMs.toFixed(3)} ms, floor ${row.floorMs.toFixed(3)} ms (${(row.bytes / 1e9).toFixed(2)} GB), ${
-            ((100 * row.floorMs) / row.stepMs).toFixed(0)
-          } %`,
+        const beyondFull = policy === "full" || fullMs === undefined ? undefined : prefillMs / fullMs - 1;
+        const floorShare = bytes / copy * 1e3 / stepMs;
+        const clusteringOf = shares.get(name);
+        rows.push({
+          what: "prefill",
+          ...of,
+          ours: 1e3 * length / prefillMs,
+          ms: prefillMs,
+          floorShare: ops / products * 1e3 / prefillMs,
+          clusteringShare: clusteringOf,
+          beyondFull,
+        });
+        rows.push({
+          what: "decode",
+          ...of,
+          ours: 1e3 * slots / stepMs,
+          ms: stepMs,
+          floorShare,
+          bytes,
+          hostMicroseconds,
+          selectShare: budget > 0 ? selectShare : undefined,
+        });
+        say(
+          [
+            `${name.padEnd(7)} ${length} x ${slots}: prefill ${prefillMs.toFixed(0)} ms (${(ops / prefillMs / 1e9).toFixed(0)} TFLOP/s)`,
+            clusteringOf === undefined ? "" : `, clustering ${percent(clusteringOf)} op by op`,
+            beyondFull === undefined ? "" : `, ${percent(beyondFull)} beyond full`,
+            `; step ${stepMs.toFixed(3)} ms, floor ${(bytes / copy * 1e3).toFixed(3)} ms (${(bytes / 1e9).toFixed(2)} GB), ${
+              percent(floorShare)
+            }`,
+            `, ${hostMicroseconds.toFixed(1)} us of the host`,
+            budget > 0 && selectShare !== undefined ? `, choosing ${percent(selectShare)} op by op` : "",
+          ].join(""),
         );
       }
     }
@@ -160,11 +238,7 @@ for (
 if (args.json) {
   writeFileSync(
     args.json,
-    JSON.stringify(
-      { device: device.description, copy: rate, results },
-      null,
-      2,
-    ),
+    `${JSON.stringify({ machine: device.description, date: new Date().toISOString(), commit, limits, rows }, null, 1)}\n`,
   );
 }
 process.exit(0);

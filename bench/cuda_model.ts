@@ -2,12 +2,13 @@
 import { mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Device } from "../lib/device.ts";
+import type { Arena, Device } from "../lib/device.ts";
 import type { TensorSpan } from "../lib/formats/checkpoint.ts";
 import { LoadedModel } from "../lib/model.ts";
 import type { LayerWeights, LoadedCheckpoint, ModelShape } from "../lib/models/model.ts";
 import type { Tokenizer } from "../lib/tokenizer/tokenizer.ts";
 import { loadWeights, weightBytes } from "../lib/weights.ts";
+import { median } from "./numbers.ts";
 
 export interface Shape {
   readonly name: string;
@@ -67,6 +68,59 @@ export function attentionOps(
   tokens: number,
 ): number {
   return 2 * tokens * tokens * layers * heads * headDim;
+}
+
+const repeats = 8;
+
+/** The median of some runs, in seconds; each runs `times` times. */
+async function timed(arena: Arena, times: number, run: () => void): Promise<number> {
+  const seconds: number[] = [];
+  for (let i = 0; i < repeats; i++) {
+    await arena.fence();
+    const begun = performance.now();
+    for (let j = 0; j < times; j++) run();
+    await arena.fence();
+    seconds.push((performance.now() - begun) / 1e3 / times);
+  }
+  return median(seconds);
+}
+
+/** Bytes per second of a copy between two parts of memory, read and written. */
+export async function copyRate(device: Device): Promise<number> {
+  using arena = device.arena(10 * 2 ** 30);
+  const rows = 1 << 20;
+  const [from, to] = [arena.tensor("f32", [rows, 1024]), arena.tensor("f32", [rows, 1024])];
+  from.commit(rows);
+  to.commit(rows);
+  return (2 * rows * 4096) / await timed(arena, 4, () => device.kernels.copy(to, 0, from, 0, rows));
+}
+
+/** Numbers from -1 to 1, from one seed. */
+function uniform(count: number): Float32Array {
+  let state = 0x9e3779b9;
+  return Float32Array.from({ length: count }, () => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return (state >>> 0) / 2 ** 31 - 1;
+  });
+}
+
+/** Operations per second of a layer's products behind attention, with the norm and the sums between them, over a chunk of 4,096 rows. */
+export async function productRate(device: Device, model: LoadedModel, shape: Shape): Promise<number> {
+  const { hidden, heads, headDim, intermediate } = shape;
+  const count = 4096;
+  using arena = device.arena(2 ** 32);
+  const [x, attended] = [arena.tensor("f32", [count, hidden]), arena.tensor("f32", [count, heads, headDim])];
+  const work = arena.tensor("f32", [count * (hidden + 2 * intermediate)]);
+  x.commit(count);
+  attended.commit(heads);
+  work.commit(count * (hidden + 2 * intermediate));
+  x.write(uniform(count * hidden)); // zeros would be multiplied faster: they take less power
+  attended.write(uniform(count * heads * headDim));
+  const run = () => device.kernels.attnOut(x, attended, model.weights.layers[0], null, work, count);
+  run(); // kernels are loaded, algorithms chosen
+  return 2 * count * hidden * (heads * headDim + 3 * intermediate) / await timed(arena, 8, run);
 }
 
 const BLOCK = 16 << 20;
