@@ -1,5 +1,5 @@
 /* decode.cu: decode attention over rows of 16 bits, heads of 64 or 128 channels, groups of up to eight heads, on tensor cores. Rows go straight
- * from memory to registers, 16 at a time for each warp, keys of the next ones while the present are used; a block's four warps take turns over
+ * from memory to registers, 16 at a time for each warp, keys of the next ones while the present are used; a block's warps take turns over
  * a piece's rows and are merged in order. Queries and probabilities stay exact: three halves each. What is cut how: attention.cu. The block
  * that ends last merges a unit's pieces, in their order; with an index per head attention.cu does, because what is counted there is a share of
  * all heads. */
@@ -40,10 +40,10 @@ DEVICE void merge_head(float *to, float *lse, const float *partials, int pieces)
 
 /* grid: pieces, units, slots. SETS: four heads each. Rows are the 16 lines of a product. Its eight columns are four heads twice, first halves
  * and second; the third halves go by a second product, beside zeros. The lane of a sum therefore knows one head. */
-template <int DTYPE, int DIM, int SETS>
+template <int DTYPE, int DIM, int SETS, int WARPS_OF>
 DEVICE void decode(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_layer_data &layer) {
-  __shared__ float tops[4][4 * SETS], totals[4][4 * SETS];
-  __shared__ __align__(16) float outs[4][4 * SETS][DIM + 8];
+  __shared__ float tops[WARPS_OF][4 * SETS], totals[WARPS_OF][4 * SETS];
+  __shared__ __align__(16) float outs[WARPS_OF][4 * SETS][DIM + 8];
   __shared__ uint4 halves_of_q[SETS][2][DIM / 32][32]; /* of a lane's column, its channels of each 32: first or second halves; third or none */
   __shared__ int is_last;
   const int slot = blockIdx.z, piece = blockIdx.x, g = LANE / 4, t = LANE % 4, limit = gridDim.x;
@@ -52,7 +52,7 @@ DEVICE void decode(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_
   const int is_merged_here = !is_per_head(a, layer);
   if (piece >= p.pieces) {
     if (p.pieces == 0 && piece == 0 && is_merged_here)
-      for (int h = WARP; h < p.heads; h += 4) {
+      for (int h = WARP; h < p.heads; h += WARPS_OF) {
         const int64_t row = (int64_t)slot * layer.heads + p.head + h;
         merge_head<DIM>((float *)a.attended.data + row * DIM, a.lse.data ? (float *)a.lse.data + row : NULL, NULL, 0);
       }
@@ -60,7 +60,7 @@ DEVICE void decode(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_
   }
   const int64_t plane = (((int64_t)slot * kv.kv_heads + p.kv_head) * kv.capacity) * DIM * 2;
   const char *keys = (const char *)kv.keys.data + plane, *values = (const char *)kv.values.data + plane;
-  for (int i = WARP; i < SETS * (DIM / 32); i += 4) {
+  for (int i = WARP; i < SETS * (DIM / 32); i += WARPS_OF) {
     const int set = i / (DIM / 32), at = i % (DIM / 32), head = 4 * set + g / 2;
     const float *from = (const float *)a.q.data + ((int64_t)slot * layer.heads + p.head + head) * DIM + at * 32 + t * 8;
     float4 u = make_float4(0, 0, 0, 0), v = u;
@@ -105,14 +105,14 @@ DEVICE void decode(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_
       for (int i = 0; i < DIM / 64; i++) v[i][r] = row_chunk(values, row, DIM * 2, i * 128 + g * 16);
     }
   };
-  int rows = rows_from(place), later = rows_from(place + 64);
+  int rows = rows_from(place), later = rows_from(place + 16 * WARPS_OF);
   if (place < end) {
     load_keys(rows);
     load_values(rows);
   }
   __syncthreads();
   int chosen = 0, tail = 0; /* rows that this lane has seen of each source */
-  for (; place < end; place += 64) {
+  for (; place < end; place += 16 * WARPS_OF) {
     float logit[SETS][2]; /* of head t: rows g and g + 8 */
 #pragma unroll
     for (int s = 0; s < SETS; s++) {
@@ -133,8 +133,8 @@ DEVICE void decode(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_
     chosen += rows >= 0 && at >= p.sink && at < p.sink + p.chosen;
     tail += rows >= 0 && at >= p.sink + p.chosen;
     rows = later;
-    if (place + 64 < end) load_keys(rows);
-    later = rows_from(place + 128);
+    if (place + 16 * WARPS_OF < end) load_keys(rows);
+    later = rows_from(place + 32 * WARPS_OF);
 #pragma unroll
     for (int s = 0; s < SETS; s++) {
       float now = top[s];
@@ -172,7 +172,7 @@ DEVICE void decode(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_
         out[s][DIM / 16 + i] = fmaf(out[s][DIM / 16 + i], old, c[2] + c[3]);
       }
     }
-    if (place + 64 < end) load_values(rows);
+    if (place + 16 * WARPS_OF < end) load_values(rows);
   }
 #pragma unroll
   for (int s = 0; s < SETS; s++) {
@@ -186,12 +186,12 @@ DEVICE void decode(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_
     }
   }
   __syncthreads();
-  for (int h = WARP; h < p.heads; h += 4) {
-    float all = -INFINITE, total = 0, weight[4], x[DIM / 32];
+  for (int h = WARP; h < p.heads; h += WARPS_OF) {
+    float all = -INFINITE, total = 0, weight[WARPS_OF], x[DIM / 32];
 #pragma unroll
-    for (int w = 0; w < 4; w++) all = fmaxf(all, tops[w][h]);
+    for (int w = 0; w < WARPS_OF; w++) all = fmaxf(all, tops[w][h]);
 #pragma unroll
-    for (int w = 0; w < 4; w++) {
+    for (int w = 0; w < WARPS_OF; w++) {
       weight[w] = totals[w][h] == 0 ? 0 : expf(tops[w][h] - all);
       total = fmaf(weight[w], totals[w][h], total);
     }
@@ -200,7 +200,7 @@ DEVICE void decode(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_
     for (int i = 0; i < DIM / 32; i += 2) {
       x[i] = x[i + 1] = 0;
 #pragma unroll
-      for (int w = 0; w < 4; w++) {
+      for (int w = 0; w < WARPS_OF; w++) {
         const float2 v = *(const float2 *)(outs[w][h] + i * 32 + 2 * LANE);
         if (weight[w] != 0) x[i] = fmaf(weight[w], v.x, x[i]), x[i + 1] = fmaf(weight[w], v.y, x[i + 1]);
       }
@@ -224,24 +224,24 @@ DEVICE void decode(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_
   if (!is_last) return;
   __threadfence();
   if (THREAD == 0) *ticket = 0;
-  for (int h = WARP; h < p.heads; h += 4) {
+  for (int h = WARP; h < p.heads; h += WARPS_OF) {
     const int64_t row = (int64_t)slot * layer.heads + p.head + h;
     merge_head<DIM>((float *)a.attended.data + row * DIM, a.lse.data ? (float *)a.lse.data + row : NULL, (const float *)a.work.data + row * limit * (DIM + 2), p.pieces);
   }
 }
 
-#define DECODE(name, dtype, dim, sets, blocks)                                                                                                 \
-  KERNEL __launch_bounds__(128, blocks) kernel_decode_##name(const __grid_constant__ rkv_attend_args a, const __grid_constant__ rkv_rows_data kv, \
-                                                             const __grid_constant__ rkv_layer_data layer) {                                   \
-    begin();                                                                                                                                   \
-    decode<dtype, dim, sets>(a, kv, layer);                                                                                                    \
+#define DECODE(name, dtype, dim, sets, warps)                                                                                                        \
+  KERNEL __launch_bounds__(32 * warps, sets == 1 ? 2 : 3) kernel_decode_##name(const __grid_constant__ rkv_attend_args a, const __grid_constant__ rkv_rows_data kv, \
+                                                               const __grid_constant__ rkv_layer_data layer) {                                    \
+    begin();                                                                                                                                      \
+    decode<dtype, dim, sets, warps>(a, kv, layer);                                                                                                \
   }
-DECODE(bf16_64, RKV_BF16, 64, 1, 4)
-DECODE(bf16_128, RKV_BF16, 128, 1, 4)
-DECODE(f16_64, RKV_F16, 64, 1, 4)
-DECODE(f16_128, RKV_F16, 128, 1, 4)
+DECODE(bf16_64, RKV_BF16, 64, 1, RKV_DECODE_WARPS)
+DECODE(bf16_128, RKV_BF16, 128, 1, RKV_DECODE_WARPS)
+DECODE(f16_64, RKV_F16, 64, 1, RKV_DECODE_WARPS)
+DECODE(f16_128, RKV_F16, 128, 1, RKV_DECODE_WARPS)
 /* groups of five to eight heads */
-DECODE(wide_bf16_64, RKV_BF16, 64, 2, 3)
-DECODE(wide_bf16_128, RKV_BF16, 128, 2, 3)
-DECODE(wide_f16_64, RKV_F16, 64, 2, 3)
-DECODE(wide_f16_128, RKV_F16, 128, 2, 3)
+DECODE(wide_bf16_64, RKV_BF16, 64, 2, RKV_DECODE_WIDE_WARPS)
+DECODE(wide_bf16_128, RKV_BF16, 128, 2, RKV_DECODE_WIDE_WARPS)
+DECODE(wide_f16_64, RKV_F16, 64, 2, RKV_DECODE_WIDE_WARPS)
+DECODE(wide_f16_128, RKV_F16, 128, 2, RKV_DECODE_WIDE_WARPS)

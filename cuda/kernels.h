@@ -90,6 +90,8 @@ typedef struct {
 #define RKV_MANY 64       /* rows and columns of a block of `many` */
 
 #define RKV_PIECES 32     /* of a unit of decode attention, at most: eight KV heads then fill every multiprocessor twice, more slots make more */
+#define RKV_DECODE_WARPS 8 /* of a block of decode attention; two blocks on a multiprocessor */
+#define RKV_DECODE_WIDE_WARPS 4
 #define RKV_TICKETS 8192  /* units of all slots */
 #define RKV_ATTEND_THREADS 128
 #define RKV_CHUNK_QUERIES 16

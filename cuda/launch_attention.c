@@ -19,7 +19,8 @@ void rkv_cuda_attend(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   (void)arena;
   if ((dtype == RKV_BF16 || dtype == RKV_F16) && (dim == 64 || dim == 128) && layer.heads / layer.kv_heads <= 8 && units * kv.slots <= RKV_TICKETS) {
     const int32_t is_wide = !is_per_head && layer.heads / layer.kv_heads > 4;
-    rkv_launch(c, (rkv_kernel_id)(RKV_KERNEL_decode_bf16_64 + 4 * is_wide + (dtype == RKV_F16) * 2 + (dim == 128)), (uint64_t)limit, (uint32_t)units, (uint32_t)kv.slots, 128, 0, (void *[]){&a, &kv, &layer});
+    rkv_launch(c, (rkv_kernel_id)(RKV_KERNEL_decode_bf16_64 + 4 * is_wide + (dtype == RKV_F16) * 2 + (dim == 128)), (uint64_t)limit, (uint32_t)units,
+               (uint32_t)kv.slots, 32 * (is_wide ? RKV_DECODE_WIDE_WARPS : RKV_DECODE_WARPS), 0, (void *[]){&a, &kv, &layer});
     if (!is_per_head) return; /* it merges by itself */
   } else LAUNCH(c, attend, limit, units, kv.slots, THREADS, attend_shared(layer.head_dim), &a, &kv, &layer);
   LAUNCH(c, attend_merge, layer.heads, kv.slots, 1, 256, WEIGHTS(limit), &a, &kv, &layer);

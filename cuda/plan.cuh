@@ -4,8 +4,7 @@
 #define RKV_PLAN_CUH
 #include "common.cuh"
 
-#define TURN 64   /* rows that a block takes at a time */
-
+#define TURN 128 /* rows that a block of decode.cu takes at a time: a piece is some of these */
 
 typedef struct {
   int slot, kv_head, head, heads;      /* query heads [head, head + heads) */
@@ -31,9 +30,9 @@ DEVICE plan plan_of(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv
   p.index = (const int *)a.index.data + ((int64_t)slot * a.index.shape[1] + unit) * p.chosen;
   p.position = kv.position + ((int64_t)slot * kv.kv_heads + p.kv_head) * kv.capacity;
   p.newest = layer.window > 0 && p.row_end > 0 ? p.position[p.row_end - 1] : 0;
-  const int64_t places = (int64_t)p.sink + p.chosen + p.tail;
-  p.piece_rows = most(1, ceil_div(ceil_div(places, least(limit, RKV_PIECES)), TURN)) * TURN;
-  p.pieces = ceil_div(places, p.piece_rows);
+  const int places = p.sink + p.chosen + p.tail, most_pieces = least(limit, RKV_PIECES); /* in 32 bits: to divide 64 is slow */
+  p.piece_rows = most(1, ((places + most_pieces - 1) / most_pieces + TURN - 1) / TURN) * TURN;
+  p.pieces = (places + p.piece_rows - 1) / p.piece_rows;
   return p;
 }
 
