@@ -155,6 +155,12 @@ const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
 const sessionBytes = ({ layers, kvHeads, headDim }: Shape, length: number, slots: number) =>
   slots * (length + 512) * layers * kvHeads * headDim * 4 * 1.03 + 6e9;
 
+/** When what was closed before has given its memory back. */
+async function settled(device: Device): Promise<void> {
+  using arena = device.arena(1 << 20);
+  await arena.fence();
+}
+
 const device: Device = await open("cuda");
 const copy = await copyRate(device);
 const commit = (() => {
@@ -183,6 +189,7 @@ for (const shape of shapes.filter(({ name }) => !args.shape || name.endsWith(arg
   for (const length of lengths) {
     const shares = new Map<string, number>();
     for (const slots of slotCounts) {
+      await settled(device);
       if (sessionBytes(shape, length, slots) > device.memory().free) {
         say(`${length} x ${slots}: left out, ${(sessionBytes(shape, length, slots) / 1e9).toFixed(0)} GB do not fit`);
         continue;

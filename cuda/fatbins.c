@@ -32,6 +32,9 @@ FATBIN rkv_fatbin_chunk[] = {
 FATBIN rkv_fatbin_flash[] = {
 #embed "flash.fatbin"
 };
+FATBIN rkv_fatbin_assign[] = {
+#embed "assign.fatbin"
+};
 FATBIN rkv_fatbin_cluster[] = {
 #embed "cluster.fatbin"
 };
