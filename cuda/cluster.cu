@@ -1,6 +1,17 @@
 /* cluster.cu: k-means over the keys of a segment, all KV heads of one slot at once. Cosine assignment, raw means, ties to the lower id.
  * Heads whose labels are at rest return at once: the host never asks. */
-#include "segment.cuh"
+#include "common.cuh"
+
+DEVICE int64_t plane_of(const rkv_view &view, const rkv_run &run, int head) { return (int64_t)run.slot * view.shape[1] + head; }
+DEVICE int *ints(const rkv_view &view, const rkv_run &run, int head) { return (int *)view.data + plane_of(view, run, head) * view.shape[2]; }
+DEVICE float *centroids_of(const rkv_view &view, const rkv_run &run, int head) {
+  return (float *)view.data + (plane_of(view, run, head) * view.shape[2] + run.cluster) * view.shape[3];
+}
+DEVICE const char *keys_of(const rkv_view &view, const rkv_run &run, int head) {
+  return (const char *)view.data + plane_of(view, run, head) * view.shape[2] * row_bytes(view.dtype, view.shape[3]);
+}
+DEVICE int *flag(const rkv_view &moved, const rkv_run &run, int head) { return (int *)moved.data + (int64_t)run.slot * moved.shape[1] + head; }
+DEVICE int is_at_rest(const rkv_view &moved, const rkv_run &run, int head) { return moved.data && !*flag(moved, run, head); }
 
 /* grid: clusters, heads. */
 KERNEL kernel_seed_centroids(const __grid_constant__ rkv_seed_centroids_args a) {
@@ -14,6 +25,105 @@ KERNEL kernel_seed_centroids(const __grid_constant__ rkv_seed_centroids_args a) 
   int *labels = ints(a.labels, run, head) + run.begin;
   for (int i = c * THREADS + THREAD; i < run.rows; i += gridDim.x * THREADS) labels[i] = -1;
   if (c == 0 && THREAD == 0) *flag(a.moved, run, head) = 1;
+}
+
+/* work[head, cluster] = 1 / |centroid|; 0 where it has no length: that counts as cosine 0. A warp per cluster. grid: clusters / warps, heads. */
+KERNEL kernel_centroid_lengths(const __grid_constant__ rkv_assign_args a) {
+  begin();
+  const rkv_run &run = a.run;
+  const int c = blockIdx.x * WARPS + WARP, head = blockIdx.y, dim = a.keys.shape[3];
+  if (blockIdx.x == 0 && THREAD == 0) ((int *)a.work.data)[(int64_t)gridDim.y * run.clusters + head] = 0; /* no label has changed yet */
+  if (c >= run.clusters || is_at_rest(a.moved, run, head)) return;
+  const float *centroid = centroids_of(a.centroids, run, head) + (int64_t)c * dim;
+  const float square = warp_dot(centroid, RKV_F32, centroid, dim);
+  if (LANE == 0) ((float *)a.work.data)[(int64_t)head * run.clusters + c] = square > 0 && square < INFINITE ? 1 / sqrtf(square) : 0;
+}
+
+/* A product keys x centroids^T, 64 x 64 at a time, that ends in the running largest cosine. grid: key tiles, heads; 256 threads.
+ * work[behind the lengths: head, tile] = whether a label changed. */
+#define KEYS RKV_ASSIGN_KEYS
+#define CENTROIDS 64
+#define DEPTH 32
+
+KERNEL __launch_bounds__(256) kernel_assign(const __grid_constant__ rkv_assign_args a) {
+  begin();
+  __shared__ float ks[DEPTH][KEYS + 4], cs[DEPTH][CENTROIDS + 4];
+  __shared__ int any[32];
+  const rkv_run &run = a.run;
+  const int head = blockIdx.y, dim = a.keys.shape[3], first = blockIdx.x * KEYS, dtype = a.keys.dtype, tx = THREAD % 16, ty = THREAD / 16;
+  if (is_at_rest(a.moved, run, head)) return;
+  const int64_t bytes = row_bytes(dtype, dim);
+  const int eight = loads_eight(dtype, dim);
+  const char *keys = keys_of(a.keys, run, head) + (int64_t)run.begin * bytes;
+  const float *centroids = centroids_of(a.centroids, run, head), *inverse = (const float *)a.work.data + (int64_t)head * run.clusters;
+  int *labels = ints(a.labels, run, head) + run.begin;
+  float best[4];
+  int label[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) best[i] = -INFINITE, label[i] = 0x7fffffff;
+  for (int c0 = 0; c0 < run.clusters; c0 += CENTROIDS) {
+    float sum[4][4];
+#pragma unroll
+    for (int i = 0; i < 16; i++) sum[i / 4][i % 4] = 0;
+    for (int d0 = 0; d0 < dim; d0 += DEPTH) {
+      __syncthreads();
+      { /* 64 rows by four runs of eight channels, of keys and of centroids */
+        const int r = THREAD / 4, d = THREAD % 4 * 8;
+        float x[8] = {0}, y[8] = {0};
+        if (first + r < run.rows) load8(x, dtype, keys + (first + r) * bytes, d0 + d, dim, eight);
+        if (c0 + r < run.clusters) load8(y, RKV_F32, centroids + (int64_t)(c0 + r) * dim, d0 + d, dim, dim % 4 == 0);
+        const float scale = dtype == RKV_Q8 && first + r < run.rows ? q8_scale(keys + (first + r) * bytes, dim) : 1;
+#pragma unroll
+        for (int i = 0; i < 8; i++) ks[d + i][r] = dtype == RKV_Q8 ? x[i] * scale : x[i], cs[d + i][r] = y[i];
+      }
+      __syncthreads();
+#pragma unroll 8
+      for (int d = 0; d < DEPTH; d++) {
+        float x[4], y[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[i] = ks[d][ty * 4 + i], y[i] = cs[d][tx + 16 * i];
+#pragma unroll
+        for (int i = 0; i < 16; i++) sum[i / 4][i % 4] = fmaf(x[i / 4], y[i % 4], sum[i / 4][i % 4]);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < 4; j++) { /* centroids of a thread ascend: a tie stays with the lower */
+      const int c = c0 + tx + 16 * j;
+      if (c >= run.clusters) continue;
+      const float length = inverse[c];
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const float cosine = sum[i][j] * length;
+        if (cosine > best[i]) best[i] = cosine, label[i] = c;
+      }
+    }
+  }
+  int changed = 0;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    for (int step = 8; step > 0; step /= 2) { /* over the 16 threads of a key */
+      const float other = __shfl_xor_sync(0xffffffffu, best[i], step);
+      const int whose = __shfl_xor_sync(0xffffffffu, label[i], step);
+      if (other > best[i] || (other == best[i] && whose < label[i])) best[i] = other, label[i] = whose;
+    }
+    const int row = first + ty * 4 + i, found = label[i] == 0x7fffffff ? 0 : label[i]; /* no cosine was a number */
+    if (tx == 0 && row < run.rows) {
+      changed |= labels[row] != found;
+      labels[row] = found;
+    }
+  }
+  changed = block_sum_int(changed, any);
+  if (THREAD == 0) atomicOr((int *)a.work.data + (int64_t)gridDim.y * run.clusters + head, changed != 0);
+}
+
+/* moved = whether a label changed. A thread per head. */
+KERNEL kernel_moved(const __grid_constant__ rkv_assign_args a) {
+  begin();
+  const rkv_run &run = a.run;
+  const int heads = a.keys.shape[1];
+  for (int head = THREAD; head < heads; head += THREADS) {
+    if (!is_at_rest(a.moved, run, head)) *flag(a.moved, run, head) = ((const int *)a.work.data)[(int64_t)heads * run.clusters + head];
+  }
 }
 
 /* ---- group: a counting sort. A block per head; a warp has a run of neighbouring rows, and counts of its own: so members stay in row order ---- */

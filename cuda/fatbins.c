@@ -32,9 +32,6 @@ FATBIN rkv_fatbin_chunk[] = {
 FATBIN rkv_fatbin_flash[] = {
 #embed "flash.fatbin"
 };
-FATBIN rkv_fatbin_assign[] = {
-#embed "assign.fatbin"
-};
 FATBIN rkv_fatbin_cluster[] = {
 #embed "cluster.fatbin"
 };

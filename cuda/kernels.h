@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 /* Modules: cuda/<name>.cu, one fatbin each. */
-#define RKV_MODULE_NAMES(X) X(linear) X(step) X(tensor) X(decoder) X(attention) X(decode) X(chunk) X(flash) X(assign) X(cluster) X(select) X(keep) X(latent) X(sample)
+#define RKV_MODULE_NAMES(X) X(linear) X(step) X(tensor) X(decoder) X(attention) X(decode) X(chunk) X(flash) X(cluster) X(select) X(keep) X(latent) X(sample)
 
 /* X(module, name): kernel_<name>. */
 #define RKV_KERNELS(X) \
@@ -18,7 +18,7 @@
   X(decode, decode_bf16_64) X(decode, decode_bf16_128) X(decode, decode_f16_64) X(decode, decode_f16_128) \
   X(decode, decode_wide_bf16_64) X(decode, decode_wide_bf16_128) X(decode, decode_wide_f16_64) X(decode, decode_wide_f16_128) \
   X(chunk, attend_chunk) X(flash, flash_bf16_64) X(flash, flash_bf16_128) X(flash, flash_f16_64) X(flash, flash_f16_128) \
-  X(assign, centroid_lengths) X(assign, assign) X(assign, assign_64) X(assign, assign_128) X(assign, moved) X(cluster, seed_centroids) X(cluster, group) X(cluster, group_count) X(cluster, group_scan) \
+  X(cluster, seed_centroids) X(cluster, centroid_lengths) X(cluster, assign) X(cluster, moved) X(cluster, group) X(cluster, group_count) X(cluster, group_scan) \
   X(cluster, group_place) X(cluster, centroid_means) X(cluster, radius) X(cluster, permute) X(cluster, permute_back) \
   X(select, centroid_scores) X(select, topk) X(select, fill_budget) X(select, fill_whole) X(select, page_bounds) X(select, page_scores) \
   X(select, gather_rows) X(select, set_tail) \
@@ -97,7 +97,6 @@ typedef struct {
 #define RKV_CHUNK_QUERIES 16
 #define RKV_CHUNK_KEYS 32
 #define RKV_ASSIGN_KEYS 64
-#define RKV_ASSIGN_TILE RKV_PIECE /* keys of a block on tensor cores: work has a word for each */
 #define RKV_SORTED 4096   /* ids that a block of topk sorts at a time */
 
 #endif
