@@ -102,6 +102,7 @@ int32_t rkv_permute_rows(int32_t tensor, int32_t order, int32_t work, const int3
   if (c.code == 0) {
     size_t row = rkv_row_bytes(a.tensor.dtype, a.tensor.rank == 3 ? 1 : rkv_width(&a.tensor));
     rkv_check_work(&c, &a.work, ((int64_t)a.order.shape[1] * a.run.rows * (int64_t)row + 3) / 4);
+    if (c.code == 0 && a.work.data == a.tensor.data) c.code = rkv_refuse(RKV_RANGE, "Cannot %s: work is tensor itself, want another tensor", c.action);
   }
   return rkv_submit(&c, RKV_OP_permute_rows, &a, sizeof a);
 }
