@@ -8,7 +8,7 @@
 #if RKV_PAIRS
 
 #define TILE 128                     /* rows; tiles begin at multiples of it */
-#define GROUP 12                     /* pairs of a register tile: with two vectors of columns, 24 sums */
+#define GROUP 12                     /* pairs that share a register tile of rkv_panel_pairs */
 #define LOG2_E 1.44269504088896341f
 
 typedef struct {
@@ -27,33 +27,6 @@ typedef struct {
 } block;
 
 typedef struct { int32_t begin, end; } range;
-
-/* ---- products of pairs -------------------------------------------------------------------------------------------------------------- */
-
-/* c[rows, PANEL] (+)= a[rows, depth] b[depth, PANEL] in words of two; rows is a constant. */
-RKV_INLINE void tile(float *c, int32_t ldc, const uint32_t *a, int32_t lda, const uint32_t *b, int32_t depth, int32_t add, int32_t rows) {
-  rkv_vec sum[GROUP][2];
-  RKV_UNROLL for (int32_t i = 0; i < rows; i++)
-    RKV_UNROLL for (int32_t v = 0; v < 2; v++) sum[i][v] = add ? rkv_load(c + i * ldc + v * RKV_LANES) : (rkv_vec){0};
-  for (int32_t k = 0; k < depth; k++) {
-    rkv_uvec w[2];
-    memcpy(w, b + k * RKV_PANEL, sizeof w);
-    RKV_UNROLL for (int32_t i = 0; i < rows; i++)
-      RKV_UNROLL for (int32_t v = 0; v < 2; v++) sum[i][v] = rkv_add_pairs(sum[i][v], w[v], a + i * lda + k);
-  }
-  RKV_UNROLL for (int32_t i = 0; i < rows; i++)
-    RKV_UNROLL for (int32_t v = 0; v < 2; v++) rkv_store(c + i * ldc + v * RKV_LANES, sum[i][v]);
-}
-
-static void product(float *c, int32_t ldc, const uint32_t *a, int32_t lda, int32_t rows, const uint32_t *b, int32_t depth, int32_t add) {
-#define TAKE(n) tile(c, ldc, a, lda, b, depth, add, n), c += (n) * ldc, a += (n) * lda, rows -= (n)
-  if (rows >= GROUP) TAKE(GROUP);
-  if (rows >= 8) TAKE(8);
-  if (rows >= 4) TAKE(4);
-  if (rows >= 2) TAKE(2);
-  if (rows >= 1) TAKE(1);
-#undef TAKE
-}
 
 /* ---- a tile of rows ----------------------------------------------------------------------------------------------------------------- */
 
@@ -183,7 +156,7 @@ static int32_t is_hidden(const block *b, int64_t tile, int32_t rows) {
 
 static void add_values(const block *b, int32_t pair, int32_t pairs, const uint32_t *p, int32_t columns) {
   for (int32_t d = 0; d < b->width; d += RKV_PANEL)
-    product(b->acc + (int64_t)pair * b->width + d, b->width, p, TILE / 2, pairs, b->values + (int64_t)(d / RKV_PANEL) * (TILE / 2) * RKV_PANEL, (columns + 1) / 2, 1);
+    RKV_FN(rkv_panel_pairs)(b->acc + (int64_t)pair * b->width + d, b->width, p, TILE / 2, pairs, b->values + (int64_t)(d / RKV_PANEL) * (TILE / 2) * RKV_PANEL, (columns + 1) / 2, 1);
 }
 
 static void attend_tile(const block *b, int64_t tile, int32_t rows) {
@@ -199,7 +172,7 @@ static void attend_tile(const block *b, int64_t tile, int32_t rows) {
     if (newest <= 0) continue;
     const int32_t columns = (int32_t)(newest < rows ? newest : rows);
     for (int32_t j = 0; j < columns; j += RKV_PANEL)
-      product(b->s + j, TILE, b->q + (int64_t)pair * b->words, b->words, pairs, b->keys + (int64_t)(j / RKV_PANEL) * b->words * RKV_PANEL, b->words, 0);
+      RKV_FN(rkv_panel_pairs)(b->s + j, TILE, b->q + (int64_t)pair * b->words, b->words, pairs, b->keys + (int64_t)(j / RKV_PANEL) * b->words * RKV_PANEL, b->words, 0);
     for (int32_t i = 0; i < pairs; i++) {
       uint32_t *p = b->p + i * (TILE / 2);
       const range seen = soften(b, pair + i, b->s + i * TILE, p, tile, rows, columns);

@@ -6,7 +6,7 @@
 size_t RKV_FN(rkv_panel_bytes)(int32_t type, int32_t cols) {
   switch (type) {
     case RKV_WEIGHT_F32: return (size_t)cols * RKV_PANEL * 4;
-    case RKV_WEIGHT_F16: return (size_t)cols * RKV_PANEL * 2;
+    case RKV_WEIGHT_F16:
     case RKV_WEIGHT_BF16: return (size_t)(cols / 2 + cols % 2) * RKV_PANEL * 4;
     default: {
       const int32_t block = rkv_quant_block(type);
@@ -44,6 +44,9 @@ static float element_of(const void *source, int32_t type, int64_t i) {
   memcpy(&half, (const char *)source + i * 2, 2);
   return (type == RKV_WEIGHT_F16 ? rkv_from_f16(half) : rkv_from_bf16(half))[0];
 }
+
+/* Where k of a panel's row `r` lies among its halves. */
+static int64_t place_of_half(int32_t k, int32_t r) { return ((int64_t)(k >> 1) * RKV_PANEL + r) * 2 + (k & 1); }
 
 int32_t RKV_FN(rkv_pack_pieces)(const void *args, int32_t stage) {
   const rkv_weight_data *weight = ((const rkv_pack_args *)args)->weight;
@@ -101,12 +104,10 @@ void RKV_FN(rkv_pack_run)(const void *args, int32_t stage, int32_t piece, void *
     RKV_FN(rkv_quant_pack)(panel, from_row, type, cols);
   } else if (type == RKV_WEIGHT_F32) {
     PACK(uint32_t, (int64_t)k * RKV_PANEL + r)
-  } else if (type == RKV_WEIGHT_F16) {
-    PACK(uint16_t, (int64_t)k * RKV_PANEL + r)
   } else {
-    PACK(uint16_t, ((int64_t)(k >> 1) * RKV_PANEL + r) * 2 + (k & 1))
+    PACK(uint16_t, place_of_half(k, r))
     if (cols % 2)
-      for (int32_t r = 0; r < RKV_PANEL; r++) ((uint16_t *)panel)[((int64_t)(cols / 2) * RKV_PANEL + r) * 2 + 1] = 0;
+      for (int32_t r = 0; r < RKV_PANEL; r++) ((uint16_t *)panel)[place_of_half(cols, r)] = 0;
   }
 }
 
@@ -117,6 +118,5 @@ void RKV_FN(rkv_unpack_row)(float *to, const rkv_weight_data *weight, int32_t ro
     RKV_FN(rkv_quant_unpack_row)(to, panel, weight->type, r, cols);
     return;
   }
-  for (int32_t k = 0; k < cols; k++)
-    to[k] = element_of(panel, weight->type, weight->type == RKV_WEIGHT_BF16 ? ((int64_t)(k >> 1) * RKV_PANEL + r) * 2 + (k & 1) : (int64_t)k * RKV_PANEL + r);
+  for (int32_t k = 0; k < cols; k++) to[k] = element_of(panel, weight->type, weight->type == RKV_WEIGHT_F32 ? (int64_t)k * RKV_PANEL + r : place_of_half(k, r));
 }

@@ -34,6 +34,12 @@ static inline int32_t rkv_quant_bytes(int32_t type) {
   }
 }
 
+/* What rows of x become for weights of a type. */
+static inline int32_t rkv_form_of(int32_t type) {
+  if (rkv_quant_block(type)) return RKV_FORM_BYTES;
+  return RKV_PAIRS && type != RKV_WEIGHT_F32 ? RKV_FORM_PAIRS : RKV_FORM_F32;
+}
+
 /* Of a panel's block: bytes before the first part, bytes of a part before its words, bytes of a part. */
 static inline int32_t rkv_quant_head(int32_t type) { return (type <= RKV_WEIGHT_Q4_0 ? 2 : type == RKV_WEIGHT_Q6_K ? 18 : 16) * RKV_PANEL; }
 static inline int32_t rkv_quant_upper(int32_t type) { return (type == RKV_WEIGHT_Q5_K ? 4 : type == RKV_WEIGHT_Q6_K ? 8 : 0) * RKV_PANEL; }

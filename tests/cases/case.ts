@@ -10,7 +10,7 @@ export type Args = Readonly<Record<string, Arg>>;
 
 /** Integers and copied numbers agree in every bit; computed floats have at most `times` the error of a naive computation. */
 export type Tolerance = "exact" | { readonly times: number; readonly naive: Naive };
-type Naive = "f32" | "bf16";
+type Naive = "f32" | "bf16" | "bf16 weights";
 export const exact: Tolerance = "exact";
 export const naive = (dtype: Naive): { readonly naive: Naive } => ({ naive: dtype });
 export const twice = (computation: { readonly naive: Naive }): Tolerance => ({ times: 2, ...computation });
@@ -28,10 +28,10 @@ export interface Case {
   readonly ties?: Ties;
 }
 
-/** Rows of the table for one op: `make` turns a row's sizes into arguments. */
+/** Rows of the table for one op: `make` turns a row's sizes into arguments; what is allowed may depend on the row. */
 export function cases<Row extends object>(
   op: Op,
-  within: Tolerance,
+  within: Tolerance | ((row: Row) => Tolerance),
   make: (row: Row, random: Random) => Args,
   rows: readonly Row[],
   ties?: Ties,
@@ -40,7 +40,8 @@ export function cases<Row extends object>(
     const name = Object.entries(row).map(([word, value]) => `${word} ${typeof value === "string" ? `"${value}"` : JSON.stringify(value)}`)
       .join(", ");
     let made: Args | null = null; // kept: a case is run on many devices
-    return { op, name, within, make: () => copyOf(made ??= make(row, random(`${op} ${name}`))), ties };
+    const allowed = typeof within === "function" ? within(row) : within;
+    return { op, name, within: allowed, make: () => copyOf(made ??= make(row, random(`${op} ${name}`))), ties };
   });
 }
 

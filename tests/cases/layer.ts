@@ -183,6 +183,9 @@ function advance({ slots, inactive }: Advance, random: Random): Args {
 const nano = { hidden: 192, kvHeads: 3, group: 2, headDim: 32 };
 const odd = { hidden: 37, kvHeads: 1, group: 3, headDim: 10 };
 
+/** Rows of x, and F16 weights, may be taken as BF16 where weights have 16 bits. */
+const products = ({ weights = "f32" }: { weights?: WeightType }) => twice(naive(weights === "f32" ? "f32" : "bf16 weights"));
+
 export const layerCases: Case[] = [
   ...cases("rotations", twice(naive("f32")), rotations, [
     { positions: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], ropeDim: 32 },
@@ -198,7 +201,7 @@ export const layerCases: Case[] = [
     { count: 7, hidden: 20, vocab: 3, weights: "f32", inputs: "tokens outside" },
     { count: 3, inactive: [1], hidden: 64, vocab: 70, weights: "bf16" },
   ]),
-  ...cases<Head>("head", twice(naive("f32")), head, [
+  ...cases<Head>("head", products, head, [
     { count: 1, hidden: 192, vocab: 512, weights: "f32" },
     { count: 1, hidden: 192, vocab: 512, weights: "f16" },
     { count: 1, hidden: 192, vocab: 512, weights: "bf16" },
@@ -219,7 +222,7 @@ export const layerCases: Case[] = [
     { count: 4, vocab: 77, inputs: "-inf" },
     { count: 4, vocab: 77, inputs: "huge" },
   ]),
-  ...cases<AttnIn>("attnIn", twice(naive("f32")), attnIn, [
+  ...cases<AttnIn>("attnIn", products, attnIn, [
     { slot: 0, count: 9, lengths: [0], ...nano, weights: "f32" },
     { slot: 0, count: 9, lengths: [0], ...nano, weights: "f16", dtype: "f16" },
     { slot: 0, count: 9, lengths: [5], ...nano, weights: "bf16", dtype: "bf16" },
@@ -250,13 +253,13 @@ export const layerCases: Case[] = [
     { slot: 0, count: 5, lengths: [2], ...nano, weights: "f32", rotated: true },
     { slot: STEP, count: 1, lengths: [2], ...nano, weights: "bf16", rotated: true },
   ]),
-  ...cases<AttnIn>("queries", twice(naive("f32")), queries, [
+  ...cases<AttnIn>("queries", products, queries, [
     { slot: STEP, count: 1, lengths: [0], ...nano, weights: "bf16" },
     { slot: STEP, count: 3, lengths: [0, 0, 0], inactive: [1], ...nano, weights: "f32" },
     { slot: STEP, count: 5, lengths: [0, 0, 0, 0, 0], ...odd, weights: "bf16", biases: true },
     { slot: STEP, count: 3, lengths: [0, 0, 0], hidden: 64, kvHeads: 2, group: 2, headDim: 32, weights: "f16", norms: true, ropeDim: 20 },
   ]),
-  ...cases<AttnOut>("attnOut", twice(naive("f32")), attnOut, [
+  ...cases<AttnOut>("attnOut", products, attnOut, [
     { count: 9, ...nano, intermediate: 144, weights: "f32" },
     { count: 9, ...nano, intermediate: 144, weights: "f16" },
     { count: 9, ...nano, intermediate: 144, weights: "bf16" },
@@ -267,6 +270,8 @@ export const layerCases: Case[] = [
     { count: 5, ...odd, intermediate: 33, weights: "bf16" },
     { count: 5, ...odd, intermediate: 33, weights: "f32", biases: true },
     { count: 2, hidden: 300, kvHeads: 2, group: 8, headDim: 16, intermediate: 100, weights: "f16" },
+    { count: 3, hidden: 33, kvHeads: 2, group: 4, headDim: 34, intermediate: 66, weights: "bf16" }, // heads are wider than work
+    { count: 40, inactive: [1], hidden: 33, kvHeads: 2, group: 4, headDim: 34, intermediate: 66, weights: "f16" },
   ]),
   ...cases("advance", exact, advance, [{ slots: 1 }, { slots: 3, inactive: [1] }]),
 ];

@@ -8,12 +8,14 @@ typedef struct {
 typedef struct {
   weight attn_norm, q, k, v, o, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, ffn_norm, gate, up, down;
   rkv_layer_data data;
+  const rkv_cpu *cpu;
 } layer;
 
 static void make_layer(layer *l, const rkv_cpu *cpu, const shape *s) {
   const int32_t wide = s->heads * s->dim, narrow = s->kv_heads * s->dim;
   const float size = 1 / sqrtf((float)s->hidden);
   memset(l, 0, sizeof *l);
+  l->cpu = cpu;
 #define VECTOR(name, n) (l->name = random_weight(cpu, RKV_WEIGHT_F32, 1, n, 1, 0), l->data.name = &l->name.data)
 #define MATRIX(name, rows, cols) MATRIX_OF(s->type, name, rows, cols)
 #define MATRIX_OF(type, name, rows, cols) (l->name = random_weight(cpu, type, rows, cols, size, 0), l->data.name = &l->name.data)
@@ -29,18 +31,22 @@ static void make_layer(layer *l, const rkv_cpu *cpu, const shape *s) {
   l->data.hidden = s->hidden, l->data.intermediate = s->intermediate, l->data.eps = 1e-5f, l->data.scale = 0.2f;
 }
 
-/* y[rows] = W x + bias. Quantised weights meet x in bytes, 32 k at a time. */
-static void product(double *y, const weight *w, const weight *bias, const double *x) {
+/* y[rows] = W x + bias. Quantised weights meet x in bytes, 32 k at a time; 16-bit ones as BF16 where there are such products. */
+static void product(double *y, const layer *l, const weight *w, const weight *bias, const double *x) {
+  const taking as = taken_by(l->cpu, w->data.type);
   double largest = 0;
   for (int32_t r = 0; r < w->data.rows; r++) y[r] = bias->value ? bias->value[r] : 0;
   for (int32_t k = 0; k < w->data.cols; k++) {
-    double meant = x[k];
-    if (w->data.type >= RKV_WEIGHT_Q8_0) {
+    double meant = as == AS_BF16 ? as_bf16(x[k]) : x[k];
+    if (as == AS_BYTES) {
       if (k % 32 == 0) largest = 0;
       for (int32_t i = k; k % 32 == 0 && i < k + 32; i++) largest = fmax(largest, fabs(x[i]));
       meant = rint(x[k] / largest * 127) * largest / 127;
     }
-    for (int32_t r = 0; r < w->data.rows; r++) y[r] += w->value[(size_t)r * (size_t)w->data.cols + (size_t)k] * meant;
+    for (int32_t r = 0; r < w->data.rows; r++) {
+      const double value = w->value[(size_t)r * (size_t)w->data.cols + (size_t)k];
+      y[r] += meant * (as == AS_BF16 ? as_bf16(value) : value);
+    }
   }
 }
 
@@ -62,7 +68,7 @@ static void finish(double *x, const weight *w, const float *rotation, int32_t he
   }
 }
 
-/* A byte that rounding leaves in doubt moves an output by a step of x, and what comes after it a little: linear_test.c bounds that output by
+/* A byte or a BF16 that rounding leaves in doubt moves an output by a step of x, and what comes after it a little: linear_test.c bounds that output by
  * output, here it is room enough to tell a wrong row from a right one. */
 static double slack = 1e-5;
 static int near(double got, double wanted) { return fabs(got - wanted) <= slack * (1 + fabs(wanted)); }
@@ -102,7 +108,7 @@ static void attn_in_case(const rkv_cpu *cpu, const shape *s, int32_t slot, int32
     }
     for (int32_t k = 0; k < s->hidden; k++) wx[k] = (double)x[(size_t)i * (size_t)s->hidden + (size_t)k];
     norm(wx, wx, &l.attn_norm, s->hidden);
-    product(wq, &l.q, &l.q_bias, wx), product(wk, &l.k, &l.k_bias, wx), product(wv, &l.v, &l.v_bias, wx);
+    product(wq, &l, &l.q, &l.q_bias, wx), product(wk, &l, &l.k, &l.k_bias, wx), product(wv, &l, &l.v, &l.v_bias, wx);
     finish(wq, &l.q_norm, rotations + (size_t)i * (size_t)s->rope, s->heads, s);
     finish(wk, &l.k_norm, rotations + (size_t)i * (size_t)s->rope, s->kv_heads, s);
     int good = 1;
@@ -161,12 +167,12 @@ static void attn_out_case(const rkv_cpu *cpu, const shape *s, int32_t count) {
     const float *got = x + (size_t)i * (size_t)s->hidden, *was = before + (size_t)i * (size_t)s->hidden;
     if (!active[i]) continue;                                         /* compared above: alone was not run for it */
     for (int32_t k = 0; k < wide; k++) a[k] = (double)attended[(size_t)i * (size_t)wide + (size_t)k];
-    product(y, &l.o, &l.o_bias, a);
+    product(y, &l, &l.o, &l.o_bias, a);
     for (int32_t k = 0; k < s->hidden; k++) y[k] += (double)was[k];
     norm(h, y, &l.ffn_norm, s->hidden);
-    product(gate, &l.gate, &no_bias, h), product(up, &l.up, &no_bias, h);
+    product(gate, &l, &l.gate, &no_bias, h), product(up, &l, &l.up, &no_bias, h);
     for (int32_t k = 0; k < s->intermediate; k++) gate[k] = gate[k] / (1 + exp(-gate[k])) * up[k];
-    product(h, &l.down, &no_bias, gate);
+    product(h, &l, &l.down, &no_bias, gate);
     int good = 1;
     for (int32_t k = 0; k < s->hidden; k++) good &= near((double)got[k], y[k] + h[k]);
     CHECK(good, "attn_out: row %d of %d is off", i, count);
@@ -185,7 +191,7 @@ void test_layer(const rkv_cpu *cpu) {
   seed(3);
   for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
     for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
-      slack = shapes[s].type >= RKV_WEIGHT_Q8_0 ? 2e-2 : 1e-5;
+      slack = taken_by(cpu, shapes[s].type) == AS_F32 ? 1e-5 : 2e-2;
       attn_in_case(cpu, &shapes[s], 1, counts[c]);
       attn_in_case(cpu, &shapes[s], RKV_STEP, counts[c]);
       attn_out_case(cpu, &shapes[s], counts[c]);

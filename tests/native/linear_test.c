@@ -1,16 +1,21 @@
 /* linear_test.c: packed weights and their products, through the ops pack, embed and head. */
 #include "native.h"
 
-/* logits of a head whose norm is 1 / rms, in f64; bound[] = how far f32 rounding may be off. Quantised weights meet x as bytes: what these
- * stand for is multiplied exactly, so only an x that rounding leaves in doubt between two bytes (it comes through a norm in f32) widens the
- * bound. far[] = the error that bytes may bring at all. */
-static void expect_logits(double *logits, double *bound, double *far, const float *x, const weight *norm, const weight *output, double eps) {
-  const int32_t hidden = output->data.cols, vocab = output->data.rows, is_quantised = output->data.type >= RKV_WEIGHT_Q8_0;
+/* logits of a head whose norm is 1 / rms, in f64; bound[] = how far f32 rounding may be off. Quantised weights meet x as bytes, and 16-bit ones
+ * as BF16 where there are such products: what these stand for is multiplied exactly, so only an x that rounding leaves in doubt between two of
+ * them (it comes through a norm in f32) widens the bound. far[] = what is left of the error that bytes or BF16 may bring at all. */
+static void expect_logits(double *logits, double *bound, double *far, const float *x, const weight *norm, const weight *output, double eps, taking as) {
+  const int32_t hidden = output->data.cols, vocab = output->data.rows;
   double sum = 0, *value = bytes((size_t)hidden * 8), *meant = bytes((size_t)hidden * 8), *doubt = bytes((size_t)hidden * 8), *half_step = bytes((size_t)hidden * 8);
   for (int32_t k = 0; k < hidden; k++) sum += (double)x[k] * (double)x[k];
   const double factor = 1 / sqrt(sum / hidden + eps);
   for (int32_t k = 0; k < hidden; k++) value[k] = meant[k] = (double)x[k] * factor * norm->value[k], doubt[k] = half_step[k] = 0;
-  for (int32_t k = 0; is_quantised && k < hidden; k++) {
+  for (int32_t k = 0; as == AS_BF16 && k < hidden; k++) {
+    const double step = ldexp(1, ilogb(value[k]) - 7), q = fabs(value[k]) / step;
+    meant[k] = as_bf16(value[k]), half_step[k] = fabs(value[k]) / (output->data.type == RKV_WEIGHT_F16 ? 128 : 256);
+    if (fabs(q - floor(q) - 0.5) < 3e-4) doubt[k] = step;
+  }
+  for (int32_t k = 0; as == AS_BYTES && k < hidden; k++) {
     double largest = 0;
     for (int32_t i = k / 32 * 32; i < k / 32 * 32 + 32; i++) largest = fmax(largest, fabs(value[i]));
     const double q = value[k] / largest * 127, step = largest / 127;
@@ -20,13 +25,16 @@ static void expect_logits(double *logits, double *bound, double *far, const floa
   for (int32_t r = 0; r < vocab; r++) {
     const double *w = output->value + (size_t)r * (size_t)hidden;
     double dot = 0, size = 0, in_doubt = 0, most = 0;
-    for (int32_t k = 0; k < hidden; k++) dot += meant[k] * w[k], size += fabs(meant[k] * w[k]), in_doubt += doubt[k] * fabs(w[k]), most += half_step[k] * fabs(w[k]);
+    for (int32_t k = 0; k < hidden; k++) {
+      const double counts = as == AS_BF16 ? as_bf16(w[k]) : w[k];
+      dot += meant[k] * counts, size += fabs(meant[k] * counts), in_doubt += doubt[k] * fabs(counts), most += half_step[k] * fabs(w[k]);
+    }
     logits[r] = dot;
     bound[r] = size * 6e-7 + in_doubt;                                /* some ten roundings of 2^-24 that do not all point one way */
     far[r] = most;
     dot = 0;
     for (int32_t k = 0; k < hidden; k++) dot += value[k] * w[k];
-    far[r] += size * 6e-7 - fabs(dot - logits[r]);                    /* how much of it the bytes have left over */
+    far[r] += size * 6e-7 - fabs(dot - logits[r]);
   }
 }
 
@@ -58,8 +66,8 @@ static void head_case(const rkv_cpu *cpu, int32_t type, int32_t hidden, int32_t 
       continue;
     }
     CHECK(same(row, alone + (size_t)i * (size_t)vocab, (size_t)vocab), "type %d hidden %d vocab %d: row %d of %d has other bits than alone", type, hidden, vocab, i, count);
-    expect_logits(wanted, bound, far, x + (size_t)i * (size_t)hidden, &norm, &output, 1e-5);
-    for (int32_t r = 0; r < vocab; r++) CHECK(far[r] >= 0, "type %d: bytes bring a larger error than half a step of each", type);
+    expect_logits(wanted, bound, far, x + (size_t)i * (size_t)hidden, &norm, &output, 1e-5, taken_by(cpu, type));
+    for (int32_t r = 0; r < vocab; r++) CHECK(far[r] >= 0, "type %d: rounding x brings a larger error than linear.h says", type);
     for (int32_t r = 0; r < vocab; r++)
       CHECK(fabs((double)row[r] - wanted[r]) <= bound[r], "type %d hidden %d vocab %d count %d: logit[%d, %d] is %g, wanted %g", type, hidden, vocab, count, i, r, (double)row[r], wanted[r]);
   }

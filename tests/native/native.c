@@ -158,6 +158,13 @@ double row_value(const void *row, int32_t dtype, int32_t width, int32_t i) {
   return (double)((const int8_t *)row)[i] * (double)scale;
 }
 
+taking taken_by(const rkv_cpu *cpu, int32_t type) {
+  if (type >= RKV_WEIGHT_Q8_0) return AS_BYTES;
+  return type != RKV_WEIGHT_F32 && strcmp(cpu->name, "avx512bf16") == 0 ? AS_BF16 : AS_F32;
+}
+
+double as_bf16(double value) { return (double)value_of(bits_of((float)value, RKV_BF16), RKV_BF16); }
+
 weight random_weight(const rkv_cpu *cpu, int32_t type, int32_t rows, int32_t cols, float size, int32_t rotated) {
   const size_t n = (size_t)rows * (size_t)cols, packed = cpu->packed_bytes(type, rows, cols);
   void *source = bytes(n * 4);

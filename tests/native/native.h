@@ -58,6 +58,10 @@ void random_blocks(uint8_t *source, double *value, int32_t type, size_t n, float
 
 /* A packed weight of random numbers (times `size`), and what it stands for in f64. rows == 1: a vector. */
 typedef struct { rkv_weight_data data; double *value; } weight;
+/* How products take a row of x for weights of a type: as it is, as bytes of blocks of 32, or both sides as BF16. */
+typedef enum { AS_F32, AS_BYTES, AS_BF16 } taking;
+taking taken_by(const rkv_cpu *cpu, int32_t type);
+double as_bf16(double value);
 weight random_weight(const rkv_cpu *cpu, int32_t type, int32_t rows, int32_t cols, float size, int32_t rotated);
 
 /* KV rows full of NaN, and row (slot, kv_head, row) of one of their tensors. */

@@ -9,19 +9,21 @@ const exact = (x: number) => x;
 let rounded = exact;
 let isBackwards = false;
 let factor = exact;
+let weighed = exact;
 
-/** "bf16": f32, but the factors of sums of products are rounded to BF16, as matrix units take them. */
-export type Precision = "f64" | `${"f32" | "bf16"}${"" | " backwards"}`;
+/** "bf16": f32, but the factors of sums of products are rounded to BF16, as matrix units take them; "bf16 weights": only where W x is made. */
+export type Precision = "f64" | `${"f32" | "bf16" | "bf16 weights"}${"" | " backwards"}`;
 
 /** Runs `work` in f64 or as a naive computation. */
 export function inPrecision<T>(precision: Precision, work: () => T): T {
   rounded = precision === "f64" ? exact : Math.fround;
   isBackwards = precision.endsWith(" backwards");
-  factor = precision.startsWith("bf16") ? toBf16 : exact;
+  weighed = precision.startsWith("bf16") ? toBf16 : exact;
+  factor = precision.startsWith("bf16 weights") ? exact : weighed;
   try {
     return work();
   } finally {
-    rounded = factor = exact;
+    rounded = factor = weighed = exact;
     isBackwards = false;
   }
 }
@@ -73,7 +75,8 @@ export function add(a: Vector, b: Vector): Vector {
 /** W x. */
 export function product(w: Matrix, x: Vector): Vector {
   const y = new Float64Array(w.rows);
-  for (let row = 0; row < w.rows; row++) y[row] = dot(w.data.subarray(row * w.cols, (row + 1) * w.cols), x);
+  const weights = w.data.map(weighed), meets = x.map(weighed);
+  for (let row = 0; row < w.rows; row++) y[row] = dot(weights.subarray(row * w.cols, (row + 1) * w.cols), meets);
   return y;
 }
 
