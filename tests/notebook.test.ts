@@ -13,11 +13,12 @@ const examples = fileURLToPath(new URL("../examples/", import.meta.url));
 const tool = fileURLToPath(new URL("../scripts/tool.sh", import.meta.url));
 const jupyter = "/usr/bin/jupyter-nbconvert";
 
+type Bundle = Record<string, string | string[]>;
 interface Notebook {
   readonly cells: readonly {
     cell_type: string;
     source: string[];
-    outputs?: { text?: string[]; data?: Record<string, string | string[]> }[];
+    outputs?: { data?: Bundle }[];
   }[];
 }
 const notebook: Notebook = JSON.parse(readFileSync(join(examples, "recall.ipynb"), "utf8"));
@@ -28,8 +29,8 @@ function run(command: string, args: readonly string[], env: Record<string, strin
   return stdout;
 }
 
-/** What the cells print, and the picture. */
-function withKernel(folder: string): { text: string; svg: string } {
+/** What the cells display, each a bundle of one text by its type. (Not what they print: a kernel may lose that of a cell which ends at once.) */
+function withKernel(folder: string): Bundle[] {
   const home = { HOME: folder, JUPYTER_DATA_DIR: join(folder, ".local/share/jupyter") };
   run("sh", [tool, "deno", "jupyter", "--install"], home);
   run(jupyter, [
@@ -41,25 +42,20 @@ function withKernel(folder: string): { text: string; svg: string } {
     "--output",
     join(folder, "out.ipynb"),
   ], home);
-  const outputs = (JSON.parse(readFileSync(join(folder, "out.ipynb"), "utf8")) as Notebook).cells.flatMap(({ outputs = [] }) => outputs);
-  const svg = outputs.map(({ data }) => data?.["image/svg+xml"]).find(Boolean);
-  return { text: outputs.flatMap(({ text = [] }) => text).join(""), svg: [svg].flat().join("") };
+  const { cells }: Notebook = JSON.parse(readFileSync(join(folder, "out.ipynb"), "utf8"));
+  return cells.flatMap(({ outputs = [] }) => outputs.map(({ data = {} }) => data));
 }
 
-function asModule(folder: string): { text: string; svg: string } {
-  const picture = join(folder, "plot.json");
+function asModule(folder: string): Bundle[] {
+  const shown = join(folder, "shown.json");
   const cells = notebook.cells.filter(({ cell_type }) => cell_type === "code").map(({ source }) => source.join(""));
   const file = join(examples, `.notebook-${process.pid}.ts`); // beside the notebook: paths and names resolve as they do there
-  writeFileSync(
-    file,
-    cells.join("\n").replace(
-      "Deno.jupyter.display(",
-      `((shown: object, _: object) => Deno.writeTextFile(${JSON.stringify(picture)}, JSON.stringify(shown)))(`,
-    ),
-  );
+  const kernel = "const shown: object[] = [];\nconst display = (bundle: object, _: object) => void shown.push(bundle);";
+  const end = `await Deno.writeTextFile(${JSON.stringify(shown)}, JSON.stringify(shown));`;
+  writeFileSync(file, [kernel, ...cells, end].join("\n").replaceAll("Deno.jupyter.display(", "display("));
   try {
-    const text = run("sh", [tool, "deno", "run", "-A", "--no-check", file]);
-    return { text, svg: JSON.parse(readFileSync(picture, "utf8"))["image/svg+xml"] };
+    run("sh", [tool, "deno", "run", "-A", "--no-check", file]);
+    return JSON.parse(readFileSync(shown, "utf8"));
   } finally {
     rmSync(file);
   }
@@ -69,10 +65,13 @@ describe("examples/recall.ipynb", () => {
   it("runs from top to bottom, and shows what it says", { timeout: 600_000 }, () => {
     const folder = mkdtempSync(join(tmpdir(), "recallkv-notebook-"));
     try {
-      const { text, svg } = existsSync(jupyter) ? withKernel(folder) : asModule(folder);
-      assertStringIncludes(text, "Clara lives in Porto.");
+      const bundles = existsSync(jupyter) ? withKernel(folder) : asModule(folder);
+      const shown = (type: string) => bundles.flatMap((bundle): string | string[] => bundle[type] ?? "").join("");
+      const text = shown("text/markdown");
+      const svg = shown("image/svg+xml");
+      assertStringIncludes(text, "> Clara lives in Porto.");
       const covered = new Map(
-        [...text.matchAll(/^(\w+) (\d+): \d+ rows, ([\d.]+) %$/gm)].map(([, policy, budget, mass]) => [policy + budget, Number(mass)]),
+        [...text.matchAll(/\| (\w+) \| (\d+) \| \d+ \| ([\d.]+) % \|/g)].map(([, policy, budget, mass]) => [policy + budget, Number(mass)]),
       );
       assertEquals(covered.size, 12);
       for (const policy of ["clusterKV", "quest", "slidingWindow"]) assertLess(covered.get(`${policy}64`)!, covered.get(`${policy}512`)!);

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
-import { type Device, open } from "../../lib/device.ts";
+import { type Device, isas, open } from "../../lib/device.ts";
 import { load, type LoadedModel } from "../../lib/model.ts";
 import { clusterKV } from "../../lib/policies/cluster_kv.ts";
 import type { SessionOptions } from "../../lib/session.ts";
@@ -40,6 +40,11 @@ export async function cuda(): Promise<Device> {
   return await (device ??= open("cuda"));
 }
 
+/** A CPU that leaves activations in f32, whatever the weights are. */
+function exactCpu(): Promise<Device> {
+  return open("cpu", { isa: isas().find((isa) => isa !== "avx512bf16") });
+}
+
 /** The nano model on the GPU. */
 function cudaNano(): Promise<LoadedModel> {
   return onDevice ??= cuda().then((device) => load(fileURLToPath(new URL("../../models/nano", import.meta.url)), { device }));
@@ -66,7 +71,7 @@ function policies(): Check[] {
   return contestants.flatMap((contestant) => [
     ...contract(contestant, cudaNano).map(({ name, run }) => check(`${contestant.name} ${name}`, run)),
     check(`${contestant.name} in F32 decodes what it decodes on the CPU`, async () => {
-      const [there, here, prompt] = [await nano(), await cudaNano(), await proseTokens(length)];
+      const [there, here, prompt] = [await nano({ weights: "f32" }), await cudaNano(), await proseTokens(length)];
       const options = () => ({ kv: contestant.small(), capacity, kvDtype: "f32" as const });
       assertAlike(await fresh(here, options(), prompt, steps), await fresh(there, options(), prompt, steps));
     }),
@@ -101,7 +106,7 @@ function identity(): Check[] {
       try {
         await writeFile(path, ggufOf(one)[0]);
         const prompt = Array.from({ length: 100 }, (_, i) => (i * 37) % 2000);
-        const cpu = await open("cpu");
+        const cpu = await exactCpu();
         using there = await load(path, { device: cpu, onWarning: () => {} });
         using here = await load(path, { device: await cuda(), onWarning: () => {} });
         const [got, want] = [await firstLogits(here, prompt), await firstLogits(there, prompt)];
@@ -121,7 +126,7 @@ function identity(): Check[] {
 function halves(): Check[] {
   const close = async (args: () => Args, op: "attnIn" | "attnOut" | "attendChunk", outputs: string[]) => {
     const one: Case = { op, name: "", within: exact, make: args };
-    const cpu = await open("cpu");
+    const cpu = await exactCpu();
     const [want, got, again] = [await runCase(cpu, one), await runCase(await cuda(), one), await runCase(await cuda(), one)];
     cpu[Symbol.dispose]();
     for (const { name, tensor } of tensorsOf(args()).filter(({ name }) => outputs.includes(name))) {
