@@ -66,10 +66,13 @@ export class Prefill {
     for (const { from, count } of pieces(tokens.length, this.chunk)) {
       this.#embed(tokens, from, count, held.tokens.length);
       const chunk = { slot, count, from, rest: tokens.length - from - count, begin, prompt: tokens.length, position: this.#position };
-      for (const layer of this.layers) chunkLayer(k, layer, block, chunk);
+      for (const [l, layer] of this.layers.entries()) {
+        chunkLayer(k, layer, block, chunk);
+        held.layers[l].end += count;
+        this.keeper.build(slot, held, false, l); // at once: a GPU builds beside the layers that follow
+        if (chunk.rest === 0 && !this.keeper.givesBack(l)) this.keeper.build(slot, held, true, l);
+      }
       for (let i = from; i < from + count; i++) held.tokens.push(tokens[i]);
-      for (const layer of held.layers) layer.end += count;
-      this.keeper.build(slot, held, false);
       last = count - 1;
       if (!(await pace.advance(count))) break;
       if (!between || from + count === tokens.length) continue;

@@ -43,10 +43,10 @@ export class RowKeeper {
     });
   }
 
-  /** Builds every segment that is complete. `ended`: the prompt has ended. */
-  build(slot: number, held: SlotState, ended: boolean): void {
+  /** Builds every segment that is complete, of all layers or one. `ended`: the prompt has ended. */
+  build(slot: number, held: SlotState, ended: boolean, only?: number): void {
     this.layers.forEach(({ policy, rows, sink }, l) => {
-      if (policy === everyRow || !policy.build || !policy.due) return;
+      if ((only ?? l) !== l || policy === everyRow || !policy.build || !policy.due) return;
       const layer = held.layers[l];
       for (;;) {
         const begin = tailBegin(layer, sink);
@@ -66,6 +66,12 @@ export class RowKeeper {
       layer.end++;
       if (policy !== everyRow && policy.rowsAfterStep) layer.end = policy.rowsAfterStep(layer.end);
     });
+  }
+
+  /** Whether a layer's policy may give rows back. */
+  givesBack(l: number): boolean {
+    const { policy } = this.layers[l];
+    return policy !== everyRow && policy.giveBack !== undefined;
   }
 
   /** Gives back what a layer's policy no longer holds; returns what it said to keep where something was given back. */
