@@ -87,10 +87,11 @@ const Recipe = struct {
         if (r.nvcc) |nvcc| for (r.files("cuda", ".cu")) |name| { // cuda/x.cu -> #embed "x.fatbin"
             const run = r.b.addSystemCommand(&.{nvcc});
             run.addArgs(nvcc_flags);
-            var gpu = std.mem.splitScalar(u8, r.gpus, ',');
+            const hopper = std.mem.endsWith(u8, name, "_sm90a.cu"); // instructions that no later GPU has
+            var gpu = std.mem.splitScalar(u8, if (hopper) "90a" else r.gpus, ',');
             while (gpu.next()) |arch| {
                 run.addArg(r.b.fmt("-gencode=arch=compute_{s},code=sm_{s}", .{ arch, arch }));
-                if (gpu.peek() == null) run.addArg(r.b.fmt("-gencode=arch=compute_{s},code=compute_{s}", .{ arch, arch }));
+                if (gpu.peek() == null and !hopper) run.addArg(r.b.fmt("-gencode=arch=compute_{s},code=compute_{s}", .{ arch, arch }));
             }
             run.addArgs(&.{ "-MD", "-MF" });
             _ = run.addDepFileOutputArg("k.d");

@@ -121,7 +121,8 @@ static void close_device(void *state) {
   rkv_transfer_stop(c);
   rkv_lt_close(c->lt);
   if (c->scratch != 0) cuMemFree_v2(c->scratch);
-  for (int32_t i = 0; i < RKV_MODULES; i++) cuModuleUnload(c->modules[i]);
+  for (int32_t i = 0; i < RKV_MODULES; i++)
+    if (c->modules[i] != NULL) cuModuleUnload(c->modules[i]);
   rkv_beside_stop(c);
   cuStreamDestroy_v2(c->side);
   cuDevicePrimaryCtxRelease_v2(c->device);
@@ -139,16 +140,20 @@ static const rkv_backend backend = {.kind = RKV_CUDA, .run = run, .packed_bytes 
 #define ATTRIBUTE_MINOR 76
 #define ATTRIBUTE_SHARED 97 /* bytes of shared memory that a block may opt into */
 
+static bool is_left_out(const rkv_cuda *c, int32_t module) { return module == RKV_MODULE_flash_sm90a && c->capability != 90; }
+
 /* Loads the kernels; each may have as much shared memory as the device allows. */
 static CUresult load_kernels(rkv_cuda *c, const char **what) {
   CUresult result;
   for (int32_t i = 0; i < RKV_MODULES; i++) {
     *what = "kernels";
+    if (is_left_out(c, i)) continue;
     if ((result = cuModuleLoadData(&c->modules[i], rkv_fatbins[i])) != 0) return result;
   }
   for (int32_t i = 0; i < RKV_KERNEL_COUNT; i++) {
     int fixed = 0;
     *what = kernels[i].name;
+    if (is_left_out(c, kernels[i].module)) continue;
     if ((result = cuModuleGetFunction(&c->functions[i], c->modules[kernels[i].module], kernels[i].name)) != 0) return result;
     if ((result = cuFuncGetAttribute(&fixed, 1, c->functions[i])) != 0) return result;
     if ((result = cuFuncSetAttribute(c->functions[i], RKV_CU_SHARED_LIMIT, c->shared - fixed)) != 0) return result;

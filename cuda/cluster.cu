@@ -1,17 +1,6 @@
 /* cluster.cu: k-means over the keys of a segment, all KV heads of one slot at once. Cosine assignment, raw means, ties to the lower id.
  * Heads whose labels are at rest return at once: the host never asks. */
-#include "common.cuh"
-
-DEVICE int64_t plane_of(const rkv_view &view, const rkv_run &run, int head) { return (int64_t)run.slot * view.shape[1] + head; }
-DEVICE int *ints(const rkv_view &view, const rkv_run &run, int head) { return (int *)view.data + plane_of(view, run, head) * view.shape[2]; }
-DEVICE float *centroids_of(const rkv_view &view, const rkv_run &run, int head) {
-  return (float *)view.data + (plane_of(view, run, head) * view.shape[2] + run.cluster) * view.shape[3];
-}
-DEVICE const char *keys_of(const rkv_view &view, const rkv_run &run, int head) {
-  return (const char *)view.data + plane_of(view, run, head) * view.shape[2] * row_bytes(view.dtype, view.shape[3]);
-}
-DEVICE int *flag(const rkv_view &moved, const rkv_run &run, int head) { return (int *)moved.data + (int64_t)run.slot * moved.shape[1] + head; }
-DEVICE int is_at_rest(const rkv_view &moved, const rkv_run &run, int head) { return moved.data && !*flag(moved, run, head); }
+#include "segment.cuh"
 
 /* grid: clusters, heads. */
 KERNEL kernel_seed_centroids(const __grid_constant__ rkv_seed_centroids_args a) {
@@ -27,108 +16,17 @@ KERNEL kernel_seed_centroids(const __grid_constant__ rkv_seed_centroids_args a) 
   if (c == 0 && THREAD == 0) *flag(a.moved, run, head) = 1;
 }
 
-/* work[head, cluster] = 1 / |centroid|; 0 where it has no length: that counts as cosine 0. A warp per cluster. grid: clusters / warps, heads. */
-KERNEL kernel_centroid_lengths(const __grid_constant__ rkv_assign_args a) {
-  begin();
-  const rkv_run &run = a.run;
-  const int c = blockIdx.x * WARPS + WARP, head = blockIdx.y, dim = a.keys.shape[3];
-  if (blockIdx.x == 0 && THREAD == 0) ((int *)a.work.data)[(int64_t)gridDim.y * run.clusters + head] = 0; /* no label has changed yet */
-  if (c >= run.clusters || is_at_rest(a.moved, run, head)) return;
-  const float *centroid = centroids_of(a.centroids, run, head) + (int64_t)c * dim;
-  const float square = warp_dot(centroid, RKV_F32, centroid, dim);
-  if (LANE == 0) ((float *)a.work.data)[(int64_t)head * run.clusters + c] = square > 0 && square < INFINITE ? 1 / sqrtf(square) : 0;
-}
-
-/* A product keys x centroids^T, 64 x 64 at a time, that ends in the running largest cosine. grid: key tiles, heads; 256 threads.
- * work[behind the lengths: head, tile] = whether a label changed. */
-#define KEYS RKV_ASSIGN_KEYS
-#define CENTROIDS 64
-#define DEPTH 32
-
-KERNEL __launch_bounds__(256) kernel_assign(const __grid_constant__ rkv_assign_args a) {
-  begin();
-  __shared__ float ks[DEPTH][KEYS + 4], cs[DEPTH][CENTROIDS + 4];
-  __shared__ int any[32];
-  const rkv_run &run = a.run;
-  const int head = blockIdx.y, dim = a.keys.shape[3], first = blockIdx.x * KEYS, dtype = a.keys.dtype, tx = THREAD % 16, ty = THREAD / 16;
-  if (is_at_rest(a.moved, run, head)) return;
-  const int64_t bytes = row_bytes(dtype, dim);
-  const int eight = loads_eight(dtype, dim);
-  const char *keys = keys_of(a.keys, run, head) + (int64_t)run.begin * bytes;
-  const float *centroids = centroids_of(a.centroids, run, head), *inverse = (const float *)a.work.data + (int64_t)head * run.clusters;
-  int *labels = ints(a.labels, run, head) + run.begin;
-  float best[4];
-  int label[4];
-#pragma unroll
-  for (int i = 0; i < 4; i++) best[i] = -INFINITE, label[i] = 0x7fffffff;
-  for (int c0 = 0; c0 < run.clusters; c0 += CENTROIDS) {
-    float sum[4][4];
-#pragma unroll
-    for (int i = 0; i < 16; i++) sum[i / 4][i % 4] = 0;
-    for (int d0 = 0; d0 < dim; d0 += DEPTH) {
-      __syncthreads();
-      { /* 64 rows by four runs of eight channels, of keys and of centroids */
-        const int r = THREAD / 4, d = THREAD % 4 * 8;
-        float x[8] = {0}, y[8] = {0};
-        if (first + r < run.rows) load8(x, dtype, keys + (first + r) * bytes, d0 + d, dim, eight);
-        if (c0 + r < run.clusters) load8(y, RKV_F32, centroids + (int64_t)(c0 + r) * dim, d0 + d, dim, dim % 4 == 0);
-        const float scale = dtype == RKV_Q8 && first + r < run.rows ? q8_scale(keys + (first + r) * bytes, dim) : 1;
-#pragma unroll
-        for (int i = 0; i < 8; i++) ks[d + i][r] = dtype == RKV_Q8 ? x[i] * scale : x[i], cs[d + i][r] = y[i];
-      }
-      __syncthreads();
-#pragma unroll 8
-      for (int d = 0; d < DEPTH; d++) {
-        float x[4], y[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) x[i] = ks[d][ty * 4 + i], y[i] = cs[d][tx + 16 * i];
-#pragma unroll
-        for (int i = 0; i < 16; i++) sum[i / 4][i % 4] = fmaf(x[i / 4], y[i % 4], sum[i / 4][i % 4]);
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < 4; j++) { /* centroids of a thread ascend: a tie stays with the lower */
-      const int c = c0 + tx + 16 * j;
-      if (c >= run.clusters) continue;
-      const float length = inverse[c];
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const float cosine = sum[i][j] * length;
-        if (cosine > best[i]) best[i] = cosine, label[i] = c;
-      }
-    }
-  }
-  int changed = 0;
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    for (int step = 8; step > 0; step /= 2) { /* over the 16 threads of a key */
-      const float other = __shfl_xor_sync(0xffffffffu, best[i], step);
-      const int whose = __shfl_xor_sync(0xffffffffu, label[i], step);
-      if (other > best[i] || (other == best[i] && whose < label[i])) best[i] = other, label[i] = whose;
-    }
-    const int row = first + ty * 4 + i, found = label[i] == 0x7fffffff ? 0 : label[i]; /* no cosine was a number */
-    if (tx == 0 && row < run.rows) {
-      changed |= labels[row] != found;
-      labels[row] = found;
-    }
-  }
-  changed = block_sum_int(changed, any);
-  if (THREAD == 0) atomicOr((int *)a.work.data + (int64_t)gridDim.y * run.clusters + head, changed != 0);
-}
-
-/* moved = whether a label changed. A thread per head. */
-KERNEL kernel_moved(const __grid_constant__ rkv_assign_args a) {
-  begin();
-  const rkv_run &run = a.run;
-  const int heads = a.keys.shape[1];
-  for (int head = THREAD; head < heads; head += THREADS) {
-    if (!is_at_rest(a.moved, run, head)) *flag(a.moved, run, head) = ((const int *)a.work.data)[(int64_t)heads * run.clusters + head];
-  }
-}
-
 /* ---- group: a counting sort. A block per head; a warp has a run of neighbouring rows, and counts of its own: so members stay in row order ---- */
 
 DEVICE int label_at(const int *labels, int i, int clusters) { return (unsigned)labels[i] < (unsigned)clusters ? labels[i] : 0; }
+
+#define AT_ONCE 8 /* labels of a lane, asked for together; counts too */
+
+/* Labels i + LANE, i + 32 + LANE, ... of rows before `end`; behind it -1. */
+DEVICE void load_labels(int found[AT_ONCE], const int *labels, int i, int end, int clusters) {
+#pragma unroll
+  for (int j = 0; j < AT_ONCE; j++) found[j] = i + j * 32 + LANE < end ? label_at(labels, i + j * 32 + LANE, clusters) : -1;
+}
 
 /* counts[WARPS][clusters] of shared memory. */
 KERNEL __launch_bounds__(1024) kernel_group(const __grid_constant__ rkv_group_args a) {
@@ -139,39 +37,48 @@ KERNEL __launch_bounds__(1024) kernel_group(const __grid_constant__ rkv_group_ar
   const int head = blockIdx.x, clusters = run.clusters, share = ceil_div(ceil_div(run.rows, WARPS), 32) * 32, first = WARP * share, end = least(run.rows, first + share);
   if (is_at_rest(a.moved, run, head)) return;
   const int *labels = ints(a.labels, run, head) + run.begin;
-  int *order = ints(a.order, run, head), *offsets = ints(a.offsets, run, head) + run.cluster, *mine = counts + WARP * clusters;
+  int *order = ints(a.order, run, head), *offsets = ints(a.offsets, run, head) + run.cluster, *mine = counts + WARP * clusters, found[AT_ONCE];
+  load_labels(found, labels, first, end, clusters);
   for (int c = LANE; c < clusters; c += 32) mine[c] = 0;
   __syncwarp();
-  for (int i = first; i < end; i += 32) {
-    const int label = i + LANE < end ? label_at(labels, i + LANE, clusters) : -1;
-    const unsigned peers = __match_any_sync(0xffffffffu, label);
-    if (label >= 0 && __ffs(peers) - 1 == LANE) mine[label] += __popc(peers);
-    __syncwarp();
+  for (int i = first; i < end; i += 32 * AT_ONCE) {
+    if (i > first) load_labels(found, labels, i, end, clusters);
+#pragma unroll
+    for (int j = 0; j < AT_ONCE; j++)
+      if (found[j] >= 0) atomicAdd(mine + found[j], 1);
   }
   __syncthreads();
   int base = run.begin;
   for (int at = 0; at < clusters; at += THREADS) { /* counts become places: cluster by cluster, in each warp by warp */
-    const int c = at + THREAD;
+    const int c = at + THREAD, is_there = c < clusters;
     int count = 0, all;
-    for (int w = 0; w < WARPS && c < clusters; w++) count += counts[w * clusters + c];
+    for (int w = 0; w < WARPS && is_there; w += AT_ONCE)
+#pragma unroll
+      for (int j = 0; j < AT_ONCE; j++) count += counts[(w + j) * clusters + c];
     int place = base + block_scan(count, shared, &all);
-    if (c < clusters) offsets[c + 1] = place + count;
-    for (int w = 0; w < WARPS && c < clusters; w++) {
-      const int held = counts[w * clusters + c];
-      counts[w * clusters + c] = place;
-      place += held;
+    if (is_there) offsets[c + 1] = place + count;
+    for (int w = 0; w < WARPS && is_there; w += AT_ONCE) {
+      int held[AT_ONCE];
+#pragma unroll
+      for (int j = 0; j < AT_ONCE; j++) held[j] = counts[(w + j) * clusters + c];
+#pragma unroll
+      for (int j = 0; j < AT_ONCE; j++) counts[(w + j) * clusters + c] = place, place += held[j];
     }
     base += all;
   }
   if (THREAD == 0) offsets[0] = run.begin;
   __syncthreads();
-  for (int i = first; i < end; i += 32) {
-    const int label = i + LANE < end ? label_at(labels, i + LANE, clusters) : -1;
-    const unsigned peers = __match_any_sync(0xffffffffu, label);
-    if (label >= 0) order[mine[label] + __popc(peers & ((1u << LANE) - 1))] = run.begin + i + LANE;
-    __syncwarp();
-    if (label >= 0 && __ffs(peers) - 1 == LANE) mine[label] += __popc(peers);
-    __syncwarp();
+  if (share > 32 * AT_ONCE) load_labels(found, labels, first, end, clusters);
+  for (int i = first; i < end; i += 32 * AT_ONCE) {
+    if (i > first) load_labels(found, labels, i, end, clusters);
+#pragma unroll
+    for (int j = 0; j < AT_ONCE; j++) {
+      const unsigned peers = __match_any_sync(0xffffffffu, found[j]);
+      if (found[j] >= 0) order[mine[found[j]] + __popc(peers & ((1u << LANE) - 1))] = run.begin + i + j * 32 + LANE;
+      __syncwarp();
+      if (found[j] >= 0 && __ffs(peers) - 1 == LANE) mine[found[j]] += __popc(peers);
+      __syncwarp();
+    }
   }
 }
 
@@ -222,8 +129,8 @@ KERNEL kernel_group_place(const __grid_constant__ rkv_group_args a) {
   }
 }
 
-/* ---- means: a thread per channel; members in order, RKV_PIECE at a time, then those sums. A second pass adds the mean of what the first one
- * left over: the mean of equal keys is then that key to the bit. grid: clusters, heads ---- */
+/* ---- means: a thread has four channels of every so-and-so-many-th member, and those sums are joined in order. A second pass adds the mean of
+ * what the first one left over: the mean of equal keys is then that key to the bit. grid: clusters, heads ---- */
 
 #define MEMBERS 512 /* row numbers that a block holds */
 
@@ -234,19 +141,34 @@ DEVICE int row_of(int entry, const rkv_run &run) {
   return run.begin + (in_run < (unsigned)run.rows ? (int)in_run : 0);
 }
 
-template <int DTYPE>
-DEVICE float sum_members(const char *keys, int64_t bytes, const int *members, int count, int d, int dim, float mean) {
-  float sum = 0;
-#pragma unroll 16
-  for (int m = 0; m < count; m++) {
-    const float x = raw_at(DTYPE, keys + members[m] * bytes, d);
-    sum += (DTYPE == RKV_Q8 ? x * q8_scale(keys + members[m] * bytes, dim) : x) - mean;
+/* Adds channels [d, d + 4) of members `first`, `first` + `every`, ..., less what `mean` says; eight are asked for together. */
+template <int DTYPE, int WHOLE>
+DEVICE void add_members(float sum[4], const char *keys, int64_t bytes, const int *members, int first, int every, int count, int d, int dim, const float mean[4]) {
+  for (int m = first; m < count; m += 8 * every) {
+    float x[8][4];
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+      const int at = m + j * every;
+      const char *row = keys + members[at < count ? at : m] * bytes;
+      load4<DTYPE, WHOLE>(x[j], row, d, dim);
+      const float scale = DTYPE == RKV_Q8 ? q8_scale(row, dim) : 1;
+#pragma unroll
+      for (int i = 0; i < 4; i++) x[j][i] = DTYPE == RKV_Q8 ? x[j][i] * scale : x[j][i];
+    }
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) sum[i] += m + j * every < count ? x[j][i] - mean[i] : 0;
   }
-  return sum;
 }
 
-KERNEL __launch_bounds__(128) kernel_centroid_means(const __grid_constant__ rkv_centroid_means_args a) {
+#define ADD(dtype)                                                                                \
+  dim % 4 == 0 ? add_members<dtype, 1>(sum, keys, bytes, held, group, groups, here, d, dim, mean) \
+               : add_members<dtype, 0>(sum, keys, bytes, held, group, groups, here, d, dim, mean)
+
+KERNEL __launch_bounds__(RKV_MEANS) kernel_centroid_means(const __grid_constant__ rkv_centroid_means_args a) {
   __shared__ int held[MEMBERS];
+  __shared__ float4 parts[RKV_MEANS];
   begin();
   const rkv_run &run = a.run;
   const int c = blockIdx.x, head = blockIdx.y, dim = a.keys.shape[3], dtype = a.keys.dtype;
@@ -257,29 +179,37 @@ KERNEL __launch_bounds__(128) kernel_centroid_means(const __grid_constant__ rkv_
   if (count <= 0) return;
   const int64_t bytes = row_bytes(dtype, dim);
   const char *keys = keys_of(a.keys, run, head);
-  for (int first = 0; first < dim; first += THREADS) {
-    const int d = first + THREAD;
-    float mean = 0;
+  const int across = dim <= 64 ? 16 : 32, place = THREAD % across, group = THREAD / across, groups = RKV_MEANS / across; /* threads of a row; rows at once */
+  for (int first = 0; first < dim; first += 4 * across) {
+    const int d = first + 4 * place;
+    float mean[4] = {0};
     for (int pass = 0; pass < 2; pass++) {
-      float total = 0;
+      float sum[4] = {0}, total[4] = {0};
       for (int at = 0; at < count; at += MEMBERS) {
         const int here = least(MEMBERS, count - at);
         __syncthreads();
-        for (int m = THREAD; m < here; m += THREADS) held[m] = row_of(members[at + m], run);
+        for (int m = THREAD; m < here; m += RKV_MEANS) held[m] = row_of(members[at + m], run);
         __syncthreads();
-        for (int from = 0; from < here && d < dim; from += RKV_PIECE) {
-          const int n = least(RKV_PIECE, here - from);
-          switch (dtype) {
-            case RKV_F16: total += sum_members<RKV_F16>(keys, bytes, held + from, n, d, dim, mean); break;
-            case RKV_BF16: total += sum_members<RKV_BF16>(keys, bytes, held + from, n, d, dim, mean); break;
-            case RKV_Q8: total += sum_members<RKV_Q8>(keys, bytes, held + from, n, d, dim, mean); break;
-            default: total += sum_members<RKV_F32>(keys, bytes, held + from, n, d, dim, mean);
-          }
+        if (d >= dim) continue;
+        switch (dtype) {
+          case RKV_F16: ADD(RKV_F16); break;
+          case RKV_BF16: ADD(RKV_BF16); break;
+          case RKV_Q8: ADD(RKV_Q8); break;
+          default: ADD(RKV_F32);
         }
       }
-      mean += total / (float)count;
+      parts[THREAD] = make_float4(sum[0], sum[1], sum[2], sum[3]);
+      __syncthreads();
+      for (int g = 0; g < groups; g++) {
+        const float4 part = parts[g * across + place];
+        total[0] += part.x, total[1] += part.y, total[2] += part.z, total[3] += part.w;
+      }
+#pragma unroll
+      for (int i = 0; i < 4; i++) mean[i] += total[i] / (float)count;
     }
-    if (d < dim) centroids_of(a.centroids, run, head)[(int64_t)c * dim + d] = mean;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      if (group == 0 && d + i < dim) centroids_of(a.centroids, run, head)[(int64_t)c * dim + d + i] = mean[i];
   }
 }
 

@@ -117,6 +117,13 @@ DEVICE float at_row(int dtype, const void *row, int d, int width) {
   return dtype == RKV_Q8 ? x * q8_scale(row, width) : x;
 }
 
+/* Two neighbours of 16 bits, the lower first. */
+template <int DTYPE>
+DEVICE float2 halves_of(unsigned word) {
+  if (DTYPE == RKV_BF16) return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+  return make_float2(__half2float(__ushort_as_half((unsigned short)word)), __half2float(__ushort_as_half((unsigned short)(word >> 16))));
+}
+
 /* Whether eight elements of a row may be loaded at once. */
 DEVICE int loads_eight(int dtype, int width) { return dtype == RKV_F32 || dtype == RKV_Q8 ? width % 4 == 0 : width % 8 == 0; }
 /* Elements [d, d + 8) without a q8 row's scale; zeros past the width. */
@@ -138,14 +145,28 @@ DEVICE void load8(float *to, int dtype, const void *row, int d, int width, int e
     const unsigned words[4] = {a.x, a.y, a.z, a.w};
 #pragma unroll
     for (int w = 0; w < 4; w++) {
-      if (dtype == RKV_BF16) {
-        to[2 * w] = __uint_as_float(words[w] << 16);
-        to[2 * w + 1] = __uint_as_float(words[w] & 0xffff0000u);
-      } else {
-        to[2 * w] = __half2float(__ushort_as_half((unsigned short)words[w]));
-        to[2 * w + 1] = __half2float(__ushort_as_half((unsigned short)(words[w] >> 16)));
-      }
+      const float2 both = dtype == RKV_BF16 ? halves_of<RKV_BF16>(words[w]) : halves_of<RKV_F16>(words[w]);
+      to[2 * w] = both.x, to[2 * w + 1] = both.y;
     }
+  }
+}
+
+/* Elements [d, d + 4) without a q8 row's scale; zeros past the width. WHOLE: the width is a multiple of four. */
+template <int DTYPE, int WHOLE>
+DEVICE void load4(float *to, const void *row, int d, int width) {
+  if (!WHOLE) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) to[i] = d + i < width ? raw_at(DTYPE, row, d + i) : 0;
+  } else if (DTYPE == RKV_F32) {
+    const float4 a = *(const float4 *)((const float *)row + d);
+    to[0] = a.x; to[1] = a.y; to[2] = a.z; to[3] = a.w;
+  } else if (DTYPE == RKV_Q8) {
+    const char4 a = *(const char4 *)((const signed char *)row + d);
+    to[0] = a.x; to[1] = a.y; to[2] = a.z; to[3] = a.w;
+  } else {
+    const uint2 a = *(const uint2 *)((const unsigned short *)row + d);
+    const float2 low = halves_of<DTYPE>(a.x), high = halves_of<DTYPE>(a.y);
+    to[0] = low.x; to[1] = low.y; to[2] = high.x; to[3] = high.y;
   }
 }
 

@@ -32,6 +32,12 @@ FATBIN rkv_fatbin_chunk[] = {
 FATBIN rkv_fatbin_flash[] = {
 #embed "flash.fatbin"
 };
+FATBIN rkv_fatbin_flash_sm90a[] = {
+#embed "flash_sm90a.fatbin"
+};
+FATBIN rkv_fatbin_assign[] = {
+#embed "assign.fatbin"
+};
 FATBIN rkv_fatbin_cluster[] = {
 #embed "cluster.fatbin"
 };

@@ -3,8 +3,8 @@
 #define RKV_KERNELS_H
 #include <stdint.h>
 
-/* Modules: cuda/<name>.cu, one fatbin each. */
-#define RKV_MODULE_NAMES(X) X(linear) X(step) X(tensor) X(decoder) X(attention) X(decode) X(chunk) X(flash) X(cluster) X(select) X(keep) X(latent) X(sample)
+/* Modules: cuda/<name>.cu, one fatbin each. Those named _sm90a are for compute capability 9.0 alone. */
+#define RKV_MODULE_NAMES(X) X(linear) X(step) X(tensor) X(decoder) X(attention) X(decode) X(chunk) X(flash) X(flash_sm90a) X(assign) X(cluster) X(select) X(keep) X(latent) X(sample)
 
 /* X(module, name): kernel_<name>. */
 #define RKV_KERNELS(X) \
@@ -18,7 +18,8 @@
   X(decode, decode_bf16_64) X(decode, decode_bf16_128) X(decode, decode_f16_64) X(decode, decode_f16_128) \
   X(decode, decode_wide_bf16_64) X(decode, decode_wide_bf16_128) X(decode, decode_wide_f16_64) X(decode, decode_wide_f16_128) \
   X(chunk, attend_chunk) X(flash, flash_bf16_64) X(flash, flash_bf16_128) X(flash, flash_f16_64) X(flash, flash_f16_128) \
-  X(cluster, seed_centroids) X(cluster, centroid_lengths) X(cluster, assign) X(cluster, moved) X(cluster, group) X(cluster, group_count) X(cluster, group_scan) \
+  X(flash_sm90a, flash_sm90a_bf16_64) X(flash_sm90a, flash_sm90a_bf16_128) X(flash_sm90a, flash_sm90a_f16_64) X(flash_sm90a, flash_sm90a_f16_128) \
+  X(assign, centroid_lengths) X(assign, assign) X(assign, assign_64) X(assign, assign_128) X(assign, moved) X(cluster, seed_centroids) X(cluster, group) X(cluster, group_count) X(cluster, group_scan) \
   X(cluster, group_place) X(cluster, centroid_means) X(cluster, radius) X(cluster, permute) X(cluster, permute_back) \
   X(select, centroid_scores) X(select, topk) X(select, fill_budget) X(select, fill_whole) X(select, page_bounds) X(select, page_scores) \
   X(select, gather_rows) X(select, set_tail) \
@@ -76,6 +77,8 @@ typedef struct {
 #define RKV_SWIGLU_PART 0.0625f /* cuBLASLt leaves gate and up as halves: so much of them, or large ones would not fit f16 */
 #define RKV_TENSOR_SHARED (3 * 2 * 128 * 64 * 2) /* bytes of a block's tiles */
 #define RKV_FLASH_QUERIES 128
+#define RKV_FLASH_SM90A_KEYS 128 /* rows of a tile */
+#define RKV_FLASH_SM90A_TILES 4
 
 /* Rows of x that one pass over the weights serves. */
 #define RKV_FEW 8
@@ -97,6 +100,8 @@ typedef struct {
 #define RKV_CHUNK_QUERIES 16
 #define RKV_CHUNK_KEYS 32
 #define RKV_ASSIGN_KEYS 64
+#define RKV_ASSIGN_TILE RKV_PIECE /* keys of a block on tensor cores: work has a word for each */
+#define RKV_MEANS 256     /* threads of a block of means */
 #define RKV_SORTED 4096   /* ids that a block of topk sorts at a time */
 
 #endif

@@ -32,9 +32,10 @@ void rkv_cuda_attend_chunk(rkv_cuda *c, rkv_arena_object *arena, const void *arg
   rkv_layer_data layer = *a.layer;
   const int32_t dim = layer.head_dim, dtype = kv.keys.dtype, is_half = dtype == RKV_BF16 || dtype == RKV_F16;
   if (is_half && (dim == 64 || dim == 128) && a.count >= RKV_FLASH_QUERIES / 2) {
-    const rkv_kernel_id of[] = {RKV_KERNEL_flash_bf16_64, RKV_KERNEL_flash_bf16_128, RKV_KERNEL_flash_f16_64, RKV_KERNEL_flash_f16_128};
-    rkv_launch(c, of[(dtype == RKV_F16) * 2 + (dim == 128)], (uint64_t)layer.heads, (uint32_t)rkv_blocks(a.count, RKV_FLASH_QUERIES), 1, 256, (uint32_t)(4 * 64 * dim * 2),
-               (void *[]){&a, &kv, &layer});
+    const int32_t which = (dtype == RKV_F16) * 2 + (dim == 128), is_hopper = c->capability == 90 && layer.soft_cap <= 0;
+    const int32_t rows = is_hopper ? RKV_FLASH_QUERIES + RKV_FLASH_SM90A_TILES * RKV_FLASH_SM90A_KEYS : 4 * 64; /* in shared memory */
+    rkv_launch(c, (rkv_kernel_id)((is_hopper ? RKV_KERNEL_flash_sm90a_bf16_64 : RKV_KERNEL_flash_bf16_64) + which), (uint64_t)layer.heads,
+               (uint32_t)rkv_blocks(a.count, RKV_FLASH_QUERIES), 1, is_hopper ? 384 : 256, (uint32_t)(rows * dim * 2), (void *[]){&a, &kv, &layer});
     return;
   }
   const int32_t shared = ((RKV_CHUNK_QUERIES + RKV_CHUNK_KEYS) * (layer.head_dim + 1) + RKV_CHUNK_QUERIES * (RKV_CHUNK_KEYS + 1)) * 4;

@@ -15,9 +15,16 @@ void rkv_cuda_assign(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   rkv_assign_args a = *(const rkv_assign_args *)args;
   const int32_t heads = a.keys.shape[1];
   (void)arena;
+  if (a.keys.dtype == RKV_BF16 && (a.keys.shape[3] == 64 || a.keys.shape[3] == 128)) {
+    int32_t before = 0, tiles = rkv_blocks(a.run.rows, RKV_ASSIGN_TILE);
+    rkv_launch(c, a.keys.shape[3] == 64 ? RKV_KERNEL_assign_64 : RKV_KERNEL_assign_128, (uint64_t)tiles, (uint32_t)heads, 1, 256, 0, (void *[]){&a});
+    LAUNCH(c, moved, 1, 1, 1, 256, 0, &a, &before, &tiles);
+    return;
+  }
+  int32_t before = heads * a.run.clusters, flags = 1;
   LAUNCH(c, centroid_lengths, rkv_blocks(a.run.clusters, WARPS), heads, 1, 32 * WARPS, 0, &a);
   LAUNCH(c, assign, rkv_blocks(a.run.rows, RKV_ASSIGN_KEYS), heads, 1, 256, 0, &a);
-  LAUNCH(c, moved, 1, 1, 1, 64, 0, &a);
+  LAUNCH(c, moved, 1, 1, 1, 256, 0, &a, &before, &flags);
 }
 
 void rkv_cuda_group(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
@@ -36,7 +43,7 @@ void rkv_cuda_group(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
 void rkv_cuda_centroid_means(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   rkv_centroid_means_args a = *(const rkv_centroid_means_args *)args;
   (void)arena;
-  LAUNCH(c, centroid_means, a.run.clusters, a.keys.shape[1], 1, 128, 0, &a);
+  LAUNCH(c, centroid_means, a.run.clusters, a.keys.shape[1], 1, RKV_MEANS, 0, &a);
 }
 
 void rkv_cuda_radius(rkv_cuda *c, rkv_arena_object *arena, const void *args) {

@@ -16,7 +16,7 @@ if [ -z "$nvcc" ]; then
 fi
 sh scripts/tool.sh zig build -Dcuda -Dnvcc="$nvcc" -Dgpu=90 --prefix "$scratch/out" || exit 1
 library=$scratch/out/lib/librecallkv.so
-sed -n '/^#define RKV_KERNELS(X)/,/[^\\]$/p' cuda/kernels.h | grep -o 'X([a-z]*, [a-z0-9_]*)' | sed 's/.*, \(.*\))/kernel_\1/' | sort >"$scratch/listed"
+sed -n '/^#define RKV_KERNELS(X)/,/[^\\]$/p' cuda/kernels.h | grep -o 'X([a-z0-9_]*, [a-z0-9_]*)' | sed 's/.*, \(.*\))/kernel_\1/' | sort >"$scratch/listed"
 grep -ao '\.text\.kernel_[a-z0-9_]*' "$library" | sed 's/^\.text\.//' | sort -u >"$scratch/embedded"
 echo "$(wc -l <"$scratch/embedded") kernels embedded, $(wc -l <"$scratch/listed") listed, library of $(wc -c <"$library") bytes"
 diff "$scratch/listed" "$scratch/embedded" || exit 1
