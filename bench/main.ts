@@ -1,8 +1,9 @@
 /**
  * Benchmarks recallkv on a CPU, against this machine's limits and against llama.cpp on the same files in the same run.
- *   npm run bench -- --model FILE.gguf [--model …] [--json FILE] [--quick] [--peer FOLDER] [--threads N] [--isa NAME] [--no-peer]
- * --quick: prefill of 512 and 4,096 tokens, decoding at 0 and 32,768, full and clusterKV at 1,024. --peer: where node-llama-cpp is
- * installed (bench/). Both sides are first shown to compute the same.
+ *   npm run bench -- --model FILE.gguf [--model …] [--json FILE] [--quick | --prefill LENGTHS --decode ROWS] [--peer FOLDER] [--threads N]
+ *     [--isa NAME] [--no-peer]
+ * --quick: prefill of 512 and 4,096 tokens, decoding at 0 and 32,768, full and clusterKV at 1,024. --prefill, --decode: these alone, as
+ * 512,32768. --peer: where node-llama-cpp is installed (bench/). Both sides are first shown to compute the same.
  */
 import { execFileSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
@@ -47,6 +48,8 @@ const { values: options } = parseArgs({
     model: { type: "string", multiple: true },
     json: { type: "string" },
     quick: { type: "boolean", default: false },
+    prefill: { type: "string" },
+    decode: { type: "string" },
     peer: { type: "string", default: here },
     "no-peer": { type: "boolean", default: false },
     threads: { type: "string", default: String(cpus().length) },
@@ -61,6 +64,17 @@ if (!options.model) {
 const threads = Number(options.threads);
 const quick = options.quick;
 const deepest = 32768;
+const isPart = options.prefill !== undefined || options.decode !== undefined;
+const [prefills, decodes] = isPart
+  ? [options.prefill, options.decode].map((list = "") => list.split(",").filter(Boolean).map(Number))
+  : quick
+  ? [[512, 4096], [0, deepest]]
+  : [[512, 4096, 16384], [0, 4096, 16384, deepest]];
+for (const length of [...prefills, ...decodes]) {
+  if (!(Number.isInteger(length) && length >= 0 && length <= deepest)) {
+    throw new RangeError(`Cannot benchmark ${length} tokens: want whole numbers up to ${deepest}, as in --prefill 512,4096`);
+  }
+}
 
 const say = (text: string) => console.log(text);
 const digits = (value: number) => value.toPrecision(value < 100 ? 3 : 4);
@@ -99,7 +113,7 @@ async function benchModel(path: string): Promise<void> {
   const [peer, name] = options["no-peer"] ? [null, ""] : await Peer.start(options.peer, path, threads, deepest + 512);
   try {
     if (peer) await compare(model, peer, name, tokens);
-    if (!quick) {
+    if (!quick && !isPart) {
       const ops = await measureOps(model, limits, deepest);
       for (const { op, what, ms, rate, unit, share } of ops) {
         say(
@@ -111,27 +125,27 @@ async function benchModel(path: string): Promise<void> {
         ...ops.map((row) => ({ file: basename(path), ...row })),
       ];
     }
-    const [one, four] = [
-      await slotsRate(model, 1, 16),
-      await slotsRate(model, 4, 16),
-    ];
-    say(
-      `four slots: ${digits(four)} tok/s together, ${digits(one)} tok/s one alone, ${(four / one).toFixed(2)} times`,
-    );
-    report.fourSlots = [...(report.fourSlots as unknown[] ?? []), {
-      file: basename(path),
-      one,
-      four,
-    }];
-    for (const length of quick ? [512, 4096] : [512, 4096, 16384]) {
-      await benchPrefill(model, path, peer, length, tokens);
-    }
-    for (const depth of quick ? [0, deepest] : [0, 4096, 16384, deepest]) {
-      await benchDecode(model, path, peer, depth, tokens);
-    }
+    if (!isPart) await benchSlots(model, path);
+    for (const length of prefills) await benchPrefill(model, path, peer, length, tokens);
+    for (const depth of decodes) await benchDecode(model, path, peer, depth, tokens);
   } finally {
     peer?.[Symbol.dispose]();
   }
+}
+
+async function benchSlots(model: LoadedModel, path: string): Promise<void> {
+  const [one, four] = [
+    await slotsRate(model, 1, 16),
+    await slotsRate(model, 4, 16),
+  ];
+  say(
+    `four slots: ${digits(four)} tok/s together, ${digits(one)} tok/s one alone, ${(four / one).toFixed(2)} times`,
+  );
+  report.fourSlots = [...(report.fourSlots as unknown[] ?? []), {
+    file: basename(path),
+    one,
+    four,
+  }];
 }
 
 /** Both sides give the same tokens the same probabilities, but for the rounding of activations, which both do their own way. */

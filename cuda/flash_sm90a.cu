@@ -149,6 +149,7 @@ DEVICE void flash(const rkv_attend_chunk_args &a, const rkv_rows_data &kv, const
     products_begin();
     scores<DTYPE, DIM>(s, mine, tiles + key % TILES * (KEYS * DIM * 2));
     barrier_wait(full + value % TILES * 8, value / TILES % 2);
+    products_begin();
     weigh<DTYPE, DIM>(out, p, tiles + value % TILES * (KEYS * DIM * 2));
     products_wait<1>();
     hold(s);
