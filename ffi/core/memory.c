@@ -232,10 +232,12 @@ int32_t rkv_release(int32_t handle, int32_t slot, int32_t row) {
   return 0;
 }
 
-/* The handles of all that an arena holds end at once; its memory when the queue comes to it. */
+/* The handles of all that an arena holds end at once, and what it was promised: whoever closes it may ask for as much in the same breath. What
+ * it took goes back when the queue comes to it. */
 void rkv_arena_close(rkv_arena_object *arena) {
   for (rkv_object *o = arena->objects; o != NULL; o = o->next) rkv_handle_free(o->handle);
   rkv_handle_free(arena->handle);
+  count_memory(arena, -atomic_load(&arena->committed), "close");
 }
 
 void rkv_arena_free(rkv_arena_object *arena) {
@@ -247,7 +249,6 @@ void rkv_arena_free(rkv_arena_object *arena) {
   __asan_unpoison_memory_region(arena->memory, arena->used);
   if (remote_of(arena) != NULL) remote_of(arena)->unreserve(arena->device->state, arena);
   else rkv_os_unreserve(arena->memory, arena->reserved);
-  count_memory(arena, -atomic_load(&arena->committed), "close");
   free((void *)arena->times);
   free(arena);
 }
