@@ -186,7 +186,7 @@ KERNEL kernel_attend_merge(const __grid_constant__ rkv_attend_args a, const __gr
   extern __shared__ float weights[];
   __shared__ float shared[32];
   __shared__ int counts[32];
-  const int head = blockIdx.x, slot = blockIdx.y, dim = layer.head_dim, limit = least(RKV_PIECES, ceil_div(kv.capacity, RKV_PIECE) + 2);
+  const int head = blockIdx.x, slot = blockIdx.y, dim = layer.head_dim, limit = pieces_at_most(a, kv);
   if (!kv.active[slot]) return;
   const plan p = plan_of(a, kv, layer, slot, is_per_head(a, layer) ? head : head / (layer.heads / layer.kv_heads));
   const int64_t row = (int64_t)slot * layer.heads + head;

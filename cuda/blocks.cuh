@@ -22,10 +22,21 @@ DEVICE int cluster_ranks() {
   return 1;
 #endif
 }
-DEVICE void cluster_sync() {
+/* A wait for the others, in two halves: between them a block may go on with what is its own. */
+DEVICE void cluster_arrive() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-#else
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+DEVICE void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+DEVICE void cluster_sync() {
+  cluster_arrive();
+  cluster_wait();
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 900
   __syncthreads();
 #endif
 }

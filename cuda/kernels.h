@@ -83,18 +83,23 @@ typedef struct {
 /* Rows of x that one pass over the weights serves. */
 #define RKV_FEW 8
 #define RKV_FEW_WARPS 4   /* output rows of a block of `few` */
-/* Steps on tensor cores: warps of a block, stages of a warp's ring, tiles of a pass over the columns with eight slots and with sixteen. */
+/* Steps on tensor cores: shares of the columns, of which each is a warp's; stages of its ring; tiles of a pass over the columns with
+ * eight slots and with 32, where half as many warps have two shares each. */
 #define RKV_STEP_WARPS 16
 #define RKV_STEP_STAGES 3
-#define RKV_STEP_TILES 7
+#define RKV_STEP_TILES 6
+#define RKV_WIDE 32
 #define RKV_WIDE_TILES 4
-#define RKV_STEP_SHARED(tiles, slots) (RKV_STEP_WARPS * (RKV_STEP_STAGES * 2048 + (tiles) * 16 * (slots) * 4)) /* 152 KiB, wide 160 */
+#define RKV_STEP_SHARED (RKV_STEP_WARPS * (RKV_STEP_STAGES * 2048 + RKV_STEP_TILES * 16 * RKV_FEW * 4)) /* 144 KiB */
+#define RKV_WIDE_SHARED (RKV_STEP_WARPS * RKV_STEP_STAGES * 2048 + RKV_STEP_WARPS / 2 * RKV_WIDE * (64 + RKV_WIDE_TILES * 16) * 4) /* 224 KiB */
 
 #define RKV_MANY 64       /* rows and columns of a block of `many` */
 
 #define RKV_PIECES 32     /* of a unit of decode attention, at most: eight KV heads then fill every multiprocessor twice, more slots make more */
-#define RKV_DECODE_WARPS 8 /* of a block of decode attention; two blocks on a multiprocessor */
-#define RKV_DECODE_WIDE_WARPS 4
+#define RKV_PIECES_OF_INDEX 16 /* where an index says which rows: fewer, and fewer blocks that find nothing to do */
+#define RKV_DECODE_WARPS 4 /* of a block of decode attention; three blocks on a multiprocessor */
+#define RKV_DECODE_STAGES 2
+#define RKV_DECODE_SHARED(dim) (RKV_DECODE_WARPS * RKV_DECODE_STAGES * 64 * (dim)) /* 64 KiB for 128 channels */
 #define RKV_TICKETS 8192  /* units of all slots */
 #define RKV_ATTEND_THREADS 128
 #define RKV_CHUNK_QUERIES 16

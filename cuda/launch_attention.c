@@ -14,13 +14,14 @@ void rkv_cuda_attend(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   rkv_attend_args a = *(const rkv_attend_args *)args;
   rkv_rows_data kv = *a.rows;
   rkv_layer_data layer = *a.layer;
-  const int32_t room = rkv_blocks(kv.capacity, RKV_PIECE) + 2, limit = room < RKV_PIECES ? room : RKV_PIECES, is_per_head = a.index.data != NULL && a.index.shape[1] != layer.kv_heads;
+  const int32_t room = rkv_blocks(kv.capacity, RKV_PIECE) + 2, most = a.index.data != NULL ? RKV_PIECES_OF_INDEX : RKV_PIECES, limit = room < most ? room : most;
+  const int32_t is_per_head = a.index.data != NULL && a.index.shape[1] != layer.kv_heads;
   const int32_t dim = layer.head_dim, dtype = kv.keys.dtype, units = is_per_head ? layer.heads : layer.kv_heads;
   (void)arena;
   if ((dtype == RKV_BF16 || dtype == RKV_F16) && (dim == 64 || dim == 128) && layer.heads / layer.kv_heads <= 8 && units * kv.slots <= RKV_TICKETS) {
     const int32_t is_wide = !is_per_head && layer.heads / layer.kv_heads > 4;
-    rkv_launch(c, (rkv_kernel_id)(RKV_KERNEL_decode_bf16_64 + 4 * is_wide + (dtype == RKV_F16) * 2 + (dim == 128)), (uint64_t)limit, (uint32_t)units,
-               (uint32_t)kv.slots, 32 * (is_wide ? RKV_DECODE_WIDE_WARPS : RKV_DECODE_WARPS), 0, (void *[]){&a, &kv, &layer});
+    rkv_launch(c, (rkv_kernel_id)(RKV_KERNEL_decode_bf16_64 + 4 * is_wide + (dtype == RKV_F16) * 2 + (dim == 128)), (uint64_t)units, (uint32_t)kv.slots,
+               (uint32_t)limit, 32 * RKV_DECODE_WARPS, RKV_DECODE_SHARED(dim), (void *[]){&a, &kv, &layer});
     if (!is_per_head) return; /* it merges by itself */
   } else LAUNCH(c, attend, limit, units, kv.slots, THREADS, attend_shared(layer.head_dim), &a, &kv, &layer);
   LAUNCH(c, attend_merge, layer.heads, kv.slots, 1, 256, WEIGHTS(limit), &a, &kv, &layer);

@@ -81,7 +81,7 @@ static rkv_kernel_id of_type(int32_t type, rkv_kernel_id f32) { /* kernels follo
 
 /* Halves in whole vectors, few rows of x, and the shared memory of a large GPU: the tensor cores' way of a step. */
 static bool fits_step(const rkv_cuda *c, const rkv_product *p, int32_t count) {
-  if (c->shared < RKV_STEP_SHARED(RKV_WIDE_TILES, 16)) return false;
+  if (c->shared < RKV_STEP_SHARED) return false;
   for (int32_t i = 0; i < count; i++) {
     if ((p[i].type != RKV_WEIGHT_BF16 && p[i].type != RKV_WEIGHT_F16) || p[i].type != p[0].type || p[i].cols % 32 != 0 || p[i].count > 64) return false;
     if (p[i].mode == RKV_SWIGLU && (p[i].gated_type != p[i].type || count > 1)) return false;
@@ -102,13 +102,13 @@ void rkv_multiply(rkv_cuda *c, const rkv_product *p, int32_t count) {
   }
   if (fits_step(c, p, count)) {
     rkv_products all = {.products = count};
-    int32_t tiles = 0, is_gated = p[0].mode == RKV_SWIGLU, is_f16 = p[0].type == RKV_WEIGHT_F16, is_wide = p[0].count > RKV_FEW;
+    int32_t tiles = 0, is_gated = p[0].mode == RKV_SWIGLU, is_f16 = p[0].type == RKV_WEIGHT_F16, is_wide = p[0].count > RKV_FEW && c->shared >= RKV_WIDE_SHARED;
     for (int32_t i = 0; i < count; i++) {
       all.of[i] = p[i];
       tiles += rkv_blocks(p[i].rows, is_gated ? 8 : 16);
     }
     rkv_launch(c, (rkv_kernel_id)(RKV_KERNEL_step_bf16 + 4 * is_wide + 2 * is_f16 + is_gated), (uint64_t)(tiles < c->processors ? tiles : c->processors), 1, 1,
-               32 * RKV_STEP_WARPS, is_wide ? RKV_STEP_SHARED(RKV_WIDE_TILES, 16) : RKV_STEP_SHARED(RKV_STEP_TILES, 8), (void *[]){&all});
+               (is_wide ? 16 : 32) * RKV_STEP_WARPS, is_wide ? RKV_WIDE_SHARED : RKV_STEP_SHARED, (void *[]){&all});
     return;
   }
   for (int32_t first = 0; first < count;) { /* neighbours of one type share a launch */

@@ -13,6 +13,7 @@ DEVICE unsigned chunk_at(unsigned tile, int row, int chunk, int row_bytes) { ret
 DEVICE void copy16(unsigned to, const void *from, int is_there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(is_there ? 16 : 0));
 }
+DEVICE void copy_sixteen(unsigned to, const void *from) { asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from)); }
 DEVICE void copies_end() { asm volatile("cp.async.commit_group;"); }
 template <int LEFT>
 DEVICE void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT)); }
@@ -35,6 +36,17 @@ DEVICE void multiply(float c[4], const unsigned a[4], unsigned b0, unsigned b1) 
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/* c[16, 8] = a[16, 16] b[16, 8]. */
+template <int DTYPE>
+DEVICE void multiply_new(float c[4], const unsigned a[4], unsigned b0, unsigned b1) {
+  if (DTYPE == RKV_BF16)
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
+                 : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
+  else
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
+                 : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
+}
+
 /* Two numbers as halves, the first in the low bits; f16 is cut off at its largest number. */
 template <int DTYPE>
 DEVICE unsigned halves(float low, float high) {
@@ -53,22 +65,15 @@ DEVICE float2 two_of(unsigned pair) {
   return __half22float2(*(const __half2 *)&pair);
 }
 
-/* A number of f32 is the sum of three halves: 24 bits of bf16; of f16 what its range allows. */
-template <int DTYPE>
-DEVICE float rest_of(float x, float *half) {
-  *half = DTYPE == RKV_BF16 ? __bfloat162float(__float2bfloat16_rn(x)) : __half2float(__float2half_rn(fminf(fmaxf(x, -65504.0f), 65504.0f)));
-  return x - *half;
-}
-
-/* Two numbers as three pairs of halves. */
+/* Two numbers of f32 as three pairs of halves, of which they are the sums: 24 bits of bf16; of f16 what its range allows. */
 template <int DTYPE>
 DEVICE void split(unsigned part[3], float a, float b) {
 #pragma unroll
   for (int i = 0; i < 3; i++) {
-    float x, y;
-    a = rest_of<DTYPE>(a, &x);
-    b = rest_of<DTYPE>(b, &y);
-    part[i] = halves<DTYPE>(x, y);
+    part[i] = halves<DTYPE>(a, b);
+    const float2 taken = two_of<DTYPE>(part[i]);
+    a -= taken.x;
+    b -= taken.y;
   }
 }
 

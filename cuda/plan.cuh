@@ -4,7 +4,10 @@
 #define RKV_PLAN_CUH
 #include "common.cuh"
 
-#define TURN 128 /* rows that a block of decode.cu takes at a time: a piece is some of these */
+/* A piece is some turns of rows: where they are gathered by an index, long ones, for then there are few rows and finding them takes as long as
+ * reading. */
+#define TURN 128
+#define TURN_OF_INDEX 256
 
 typedef struct {
   int slot, kv_head, head, heads;      /* query heads [head, head + heads) */
@@ -15,8 +18,12 @@ typedef struct {
 
 DEVICE int is_per_head(const rkv_attend_args &a, const rkv_layer_data &layer) { return a.index.data && a.index.shape[1] != layer.kv_heads; }
 
+DEVICE int pieces_at_most(const rkv_attend_args &a, const rkv_rows_data &kv) {
+  return least(a.index.data ? RKV_PIECES_OF_INDEX : RKV_PIECES, (kv.capacity + RKV_PIECE - 1) / RKV_PIECE + 2);
+}
+
 DEVICE plan plan_of(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_layer_data &layer, int slot, int unit) {
-  const int group = layer.heads / layer.kv_heads, per_head = is_per_head(a, layer), limit = (kv.capacity + RKV_PIECE - 1) / RKV_PIECE + 2;
+  const int group = layer.heads / layer.kv_heads, per_head = is_per_head(a, layer), limit = pieces_at_most(a, kv);
   plan p;
   p.slot = slot;
   p.kv_head = per_head ? unit / group : unit;
@@ -30,8 +37,8 @@ DEVICE plan plan_of(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv
   p.index = (const int *)a.index.data + ((int64_t)slot * a.index.shape[1] + unit) * p.chosen;
   p.position = kv.position + ((int64_t)slot * kv.kv_heads + p.kv_head) * kv.capacity;
   p.newest = layer.window > 0 && p.row_end > 0 ? p.position[p.row_end - 1] : 0;
-  const int places = p.sink + p.chosen + p.tail, most_pieces = least(limit, RKV_PIECES); /* in 32 bits: to divide 64 is slow */
-  p.piece_rows = most(1, ((places + most_pieces - 1) / most_pieces + TURN - 1) / TURN) * TURN;
+  const int places = p.sink + p.chosen + p.tail, turn = a.index.data ? TURN_OF_INDEX : TURN; /* in 32 bits: to divide 64 is slow */
+  p.piece_rows = most(1, ((places + limit - 1) / limit + turn - 1) / turn) * turn;
   p.pieces = (places + p.piece_rows - 1) / p.piece_rows;
   return p;
 }

@@ -60,34 +60,43 @@ template <int LANES>
 DEVICE void centroid_logits(float *logits, const float *q, int queries, const float *centroids, const float *radius, float bound, const int *offsets, int begin_c, int end_c, int dim) {
   const int count = end_c - begin_c, l = LANE % LANES, mine = l / (LANES / 4);
   for (int first = 0; first < queries; first += 4) {
-    float query[4][16], square[4];
+    float4 query[4][4];
+    float square[4];
 #pragma unroll
     for (int g = 0; g < 4; g++) {
       square[g] = 0;
 #pragma unroll
-      for (int i = 0; i < 16; i++) {
-        const int d = (i / 4 * LANES + l) * 4 + i % 4;
-        query[g][i] = first + g < queries && d < dim ? q[(first + g) * (int64_t)dim + d] : 0;
-        square[g] = fmaf(query[g][i], query[g][i], square[g]);
+      for (int i = 0; i < 4; i++) {
+        const int d = (i * LANES + l) * 4;
+        const float4 x = query[g][i] = first + g < queries && d < dim ? *(const float4 *)(q + (first + g) * (int64_t)dim + d) : make_float4(0, 0, 0, 0);
+        square[g] = fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, fmaf(x.x, x.x, square[g]))));
       }
     }
     const float length = radius ? bound * sqrtf(sum_of_four<LANES>(square, l)) : 0;
     const int step = WARPS * 32 / LANES;
-#pragma unroll 2
+    float4 ahead[4]; /* of the next centroid */
+    int members;
+    const auto load = [&](int c) {
+      members = c < end_c ? offsets[c + 1] - offsets[c] : 0;
+#pragma unroll
+      for (int i = 0; i < 4; i++) ahead[i] = c < end_c && (i * LANES + l) * 4 < dim ? *(const float4 *)(centroids + (int64_t)c * dim + (i * LANES + l) * 4) : make_float4(0, 0, 0, 0);
+    };
+    load(begin_c + THREAD / LANES);
     for (int base = begin_c; base < end_c; base += step) {
-      const int c = base + THREAD / LANES, is_there = c < end_c;
+      const int c = base + THREAD / LANES, is_there = c < end_c, is_candidate = members > 0;
       float dot[4] = {0, 0, 0, 0};
+      float4 x[4];
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const int d = (i * LANES + l) * 4;
-        const float4 x = is_there && d < dim ? *(const float4 *)(centroids + (int64_t)c * dim + d) : make_float4(0, 0, 0, 0);
+      for (int i = 0; i < 4; i++) x[i] = ahead[i];
+      load(c + step);
 #pragma unroll
-        for (int g = 0; g < 4; g++) dot[g] = fmaf(x.w, query[g][4 * i + 3], fmaf(x.z, query[g][4 * i + 2], fmaf(x.y, query[g][4 * i + 1], fmaf(x.x, query[g][4 * i], dot[g]))));
-      }
-      float x = sum_of_four<LANES>(dot, l);
+      for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int g = 0; g < 4; g++) dot[g] = fmaf(x[i].w, query[g][i].w, fmaf(x[i].z, query[g][i].z, fmaf(x[i].y, query[g][i].y, fmaf(x[i].x, query[g][i].x, dot[g]))));
+      float logit = sum_of_four<LANES>(dot, l);
       if (!is_there || l % (LANES / 4) != 0 || first + mine >= queries) continue;
-      if (radius) x = fmaf(length, radius[c], x);
-      logits[(first + mine) * count + c - begin_c] = offsets[c + 1] > offsets[c] && x == x ? x : -INFINITE;
+      if (radius) logit = fmaf(length, radius[c], logit);
+      logits[(first + mine) * count + c - begin_c] = is_candidate && logit == logit ? logit : -INFINITE;
     }
   }
 }
@@ -99,7 +108,7 @@ DEVICE void score_centroids(float *scores, const float *q, int queries, const fl
   else centroid_logits<32>(logits, q, queries, centroids, radius, bound, offsets, begin_c, end_c, dim);
   __syncthreads();
   if (!is_shared) {
-    for (int i = THREAD; i < queries * mine; i += THREADS) scores[begin_c + i % mine] = logits[i]; /* one query a row */
+    for (int c = THREAD; c < mine; c += THREADS) scores[begin_c + c] = logits[c]; /* one query a row */
     return;
   }
   float *tops = logits + queries * share; /* largest logit and sum of this block's, for each query: at the same place in each block */
@@ -123,15 +132,18 @@ DEVICE void score_centroids(float *scores, const float *q, int queries, const fl
     all[g] = top;
     inverse[g] = 1 / sum;
   }
-  cluster_sync(); /* nobody is gone before all have read */
+  cluster_arrive();
+  __syncthreads();
   for (int c = THREAD; c < mine; c += THREADS) {
+    const int is_candidate = offsets[begin_c + c + 1] > offsets[begin_c + c];
     float sum = 0;
     for (int g = 0; g < queries; g++) {
       const float x = logits[g * mine + c];
       sum += x == -INFINITE ? 0 : expf(x * scale - all[g]) * inverse[g];
     }
-    scores[begin_c + c] = sum;
+    scores[begin_c + c] = is_candidate ? sum : -INFINITE;
   }
+  cluster_wait(); /* nobody is gone before all have read */
 }
 
 DEVICE float number_or_least(float x) { return x == x ? x : -INFINITE; }
@@ -162,10 +174,11 @@ KERNEL __launch_bounds__(512) kernel_centroid_scores(const __grid_constant__ rkv
     }
     return number_or_least(x);
   });
-  __syncthreads();
-  const int share = ceil_div(count, cluster_ranks()), first = cluster_rank() * share; /* each block what it wrote itself, and a part of what lies behind */
-  for (int c = first + THREAD; c < least(count, first + share); c += THREADS)
-    if (offsets[c + 1] <= offsets[c]) scores[c] = -INFINITE;
+  if (room == 0) {
+    __syncthreads();
+    for (int c = THREAD; c < count; c += THREADS)
+      if (offsets[c + 1] <= offsets[c]) scores[c] = -INFINITE;
+  }
   for (int c = count + cluster_rank() * THREADS + THREAD; c < all; c += cluster_ranks() * THREADS) scores[c] = -INFINITE;
 }
 
@@ -217,6 +230,8 @@ KERNEL kernel_page_bounds(const __grid_constant__ rkv_page_bounds_args a, const 
 
 /* ---- the best of them ---- */
 
+DEVICE int count_below(const uint4 &r, unsigned a, unsigned b, unsigned c, unsigned d) { return (r.x < a) + (r.y < b) + (r.z < c) + (r.w < d); }
+
 /* Few candidates: each counts those that come before it, with eight threads; a block does it for the candidates [first, end). ranks[width
  * rounded up to 4]. */
 DEVICE void order_by_counting(int *order, int k, const float *scores, int width, unsigned *ranks, int first, int end) {
@@ -231,13 +246,13 @@ DEVICE void order_by_counting(int *order, int k, const float *scores, int width,
   for (int at = first * 8 + THREAD; at < (end * 8 + 31) / 32 * 32; at += THREADS) { /* whole warps */
     const int i = at / 8, share = at % 8;
     const unsigned mine = i < end ? ranks[i] : NO_RANK;
-    int before = 0;
-#pragma unroll 4
-    for (int j = 4 * share; j < padded; j += 32) {
-      const uint4 r = *(const uint4 *)(ranks + j);
-      before += (r.x < mine || (r.x == mine && j < i)) + (r.y < mine || (r.y == mine && j + 1 < i)) + (r.z < mine || (r.z == mine && j + 2 < i)) +
-                (r.w < mine || (r.w == mine && j + 3 < i));
+    int before = 0, j = 4 * share; /* of those in front an equal is before it too: rank < mine + 1, which is no rank's largest */
+    for (; j + 3 < i; j += 32) before += count_below(*(const uint4 *)(ranks + j), mine + 1, mine + 1, mine + 1, mine + 1);
+    if (j <= i && j < padded) {
+      before += count_below(*(const uint4 *)(ranks + j), mine + (j < i), mine + (j + 1 < i), mine + (j + 2 < i), mine);
+      j += 32;
     }
+    for (; j < padded; j += 32) before += count_below(*(const uint4 *)(ranks + j), mine, mine, mine, mine);
     for (int d = 4; d > 0; d /= 2) before += __shfl_xor_sync(0xffffffffu, before, d);
     if (share == 0 && mine != NO_RANK && before < k) order[before] = i;
   }

@@ -1,4 +1,4 @@
-/* step.cu: products of a step: weights of 16 bits with up to 16 rows of x a pass, on tensor cores, because that leaves the bandwidth to the
+/* step.cu: products of a step: weights of 16 bits with up to 8 or 32 rows of x a pass, on tensor cores, because that leaves the bandwidth to the
  * weights. x stays exact: a number of f32 is the sum of three halves (24 bits of bf16; of f16 what its range allows), and each is multiplied
  * by itself. A slot is a column of its own: no neighbour changes it.
  *
@@ -8,7 +8,6 @@
 #include "mma.cuh"
 
 #define WARPS_OF RKV_STEP_WARPS
-#define STAGES RKV_STEP_STAGES
 #define SLICE 64 /* columns that a warp takes at a time */
 #define ROUND (SLICE * WARPS_OF)
 #define STAGE_BYTES (16 * SLICE * 2)
@@ -38,177 +37,246 @@ DEVICE int product_of(const rkv_products &all, int &number) {
   return i;
 }
 
-/* What is copied next: tile `tile` of [first, first + count), columns [k, k + SLICE). */
-typedef struct { int first, count, tile, k; } place;
+/* What is copied next: tile `tile` of [first, first + count), columns [k, k + SLICE) of the warp's part `part`. */
+typedef struct { int first, count, tile, part, k; } place;
 
-/* Four chunks of 16 bytes a lane: whole lines. Odd rows have the halves of their line exchanged, so that loads of two rows meet in no bank. A
+/* Where a tile lies: products one after another; and whether all tiles are whole. */
+typedef struct { int second, third, is_whole; } layout;
+template <int GATED>
+DEVICE layout layout_of(const rkv_products &all) {
+  const int n = all.products, height = GATED ? 8 : 16;
+  layout at = {n > 1 ? (all.of[0].rows + 15) / 16 : 0x7fffffff, 0x7fffffff, all.of[0].cols % SLICE == 0 && all.of[0].rows % height == 0};
+  if (n > 1) at.is_whole &= all.of[1].rows % height == 0;
+  if (n > 2) {
+    at.third = at.second + (all.of[1].rows + 15) / 16;
+    at.is_whole &= all.of[2].rows % height == 0;
+  }
+  return at;
+}
+
+/* Four chunks of 16 bytes a lane: whole lines. The chunks of a line are exchanged by its number, so that loads of eight lines meet in no bank. A
  * gated tile has eight rows of gate above the same eight of up. */
 template <int GATED>
-DEVICE void copy_stage(const rkv_products &all, const place &at, unsigned stage, int cols) {
-  const int r = LANE / 8, chunk = LANE % 8, k = at.k + chunk * 8;
-  int tile = at.first + at.tile;
-  const rkv_product &p = all.of[GATED ? 0 : product_of(all, tile)];
-  const unsigned to = stage + r * 128 + ((chunk ^ (r & 1) << 2) << 4);
+DEVICE void copy_stage(const rkv_products &all, const layout &lies, const place &at, unsigned stage) {
+  const rkv_product &p = all.of[0];
+  const int r = LANE / 8, chunk = LANE % 8;
+  const unsigned even = stage + r * 128 + ((chunk ^ r) << 4), odd = stage + r * 128 + ((chunk ^ r ^ 4) << 4);
+  int tile = at.first + at.tile, rows = p.rows;
+  const char *w = (const char *)p.w;
+  if (!GATED) {
+    if (tile >= lies.third) w = (const char *)all.of[2].w, rows = all.of[2].rows, tile -= lies.third;
+    else if (tile >= lies.second) w = (const char *)all.of[1].w, rows = all.of[1].rows, tile -= lies.second;
+  }
+  const int64_t to = tile * (GATED ? 8 : 16) * p.stride + (r * p.stride + chunk * 16) + at.k * 2;
+  const char *from[4] = {w + to, w + to + 4 * p.stride, GATED ? (const char *)p.gated + to : w + to + 8 * p.stride,
+                         GATED ? (const char *)p.gated + to + 4 * p.stride : w + to + 12 * p.stride};
+  if (lies.is_whole) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) copy_sixteen((i % 2 ? odd : even) + i * 512, from[i]);
+    return;
+  }
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    const int row = GATED ? tile * 8 + i % 2 * 4 + r : tile * 16 + i * 4 + r, is_there = row < p.rows && k < cols, is_up = GATED && i >= 2;
-    const char *from = (const char *)(is_up ? p.gated : p.w) + (is_there ? row * (is_up ? p.gated_stride : p.stride) + k * 2 : 0);
-    copy16(to + i * 512, from, is_there);
+    const int row = GATED ? tile * 8 + i % 2 * 4 + r : tile * 16 + i * 4 + r, is_there = row < rows && at.k + chunk * 8 < p.cols;
+    copy16((i % 2 ? odd : even) + i * 512, is_there ? from[i] : w, is_there);
   }
 }
 
-DEVICE uint4 shared16(unsigned address) {
-  uint4 v;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address) : "memory");
+DEVICE float2 shared8(unsigned address) {
+  float2 v;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(address) : "memory");
   return v;
 }
 
-/* A lane's part of x: of one slot eight columns in each 32. */
-typedef struct { float4 of[4]; } raw;
-DEVICE int column_of(int k, int i) { return k + i / 2 * 32 + LANE % 4 * 8 + i % 2 * 4; }
+/* A lane's part of x: of one slot two columns in each eight. */
+typedef struct { float2 of[8]; } raw;
 DEVICE void load_raw(raw &to, const float *x, int is_row, int k, int cols) {
 #pragma unroll
-  for (int i = 0; i < 4; i++) to.of[i] = is_row && column_of(k, i) < cols ? *(const float4 *)(x + column_of(k, i)) : make_float4(0, 0, 0, 0);
+  for (int i = 0; i < 8; i++) to.of[i] = is_row && k + i * 8 < cols ? *(const float2 *)(x + k + i * 8 + LANE % 4 * 2) : make_float2(0, 0);
 }
 
-template <int DTYPE, int GATED, int SETS, int TILES>
+/* x of up to 32 slots for a warp's columns, eight to a chunk of 32 bytes, of which a slot's are exchanged by its number: loads of four slots meet
+ * in no bank. */
+DEVICE unsigned x_chunk(unsigned from, int slot, int chunk) { return from + slot * 256 + ((chunk ^ (slot & 3)) << 5); }
+
+/* SETS: eight slots each. PARTS: shares of the columns that a warp has, one after another, so that fewer warps have more registers; every sum
+ * is made in the same order. */
+template <int DTYPE, int GATED, int SETS, int TILES, int PARTS>
 DEVICE void step_products(const rkv_products &all) {
-  extern __shared__ __align__(1024) unsigned char shared[]; /* the warps' rings, then sums[TILES][warp][16][8 * SETS] */
-  const int cols = all.of[0].cols, count = all.of[0].count, mine = WARP * SLICE, g = LANE / 4, t = LANE % 4;
+  constexpr int STAGES = RKV_STEP_STAGES * PARTS, HERE = WARPS_OF / PARTS, OUTPUTS = GATED ? 8 : 16, TOGETHER = SETS > 1 ? 2 : 1;
+  constexpr int MOST = (TILES * OUTPUTS * 8 * SETS + 32 * HERE - 1) / (32 * HERE); /* outputs of a thread */
+  extern __shared__ __align__(1024) unsigned char shared[]; /* the warps' rings, x of many slots, then sums[TILES][warp][16][8 * SETS] */
+  const int cols = all.of[0].cols, g = LANE / 4, t = LANE % 4;
   const unsigned ring = shared_address(shared) + WARP * STAGES * STAGE_BYTES, ring_end = ring + STAGES * STAGE_BYTES;
-  float *sums = (float *)(shared + WARPS_OF * STAGES * STAGE_BYTES);
+  const unsigned many = shared_address(shared) + HERE * STAGES * STAGE_BYTES + WARP * (SETS * 8 * SLICE * 4);
+  float *sums = (float *)(shared + HERE * STAGES * STAGE_BYTES + (SETS > 1 ? HERE * SETS * 8 * SLICE * 4 : 0));
   int tiles = 0;
-  for (int i = 0; i < all.products; i++) tiles += GATED ? (all.of[i].rows + 7) / 8 : (all.of[i].rows + 15) / 16;
+  for (int i = 0; i < all.products; i++) tiles += (all.of[i].rows + OUTPUTS - 1) / OUTPUTS;
   const int share = tiles / gridDim.x, more = tiles % gridDim.x, number = blockIdx.x; /* the first blocks have one more */
   const int first_tile = number * share + least(number, more), last_tile = first_tile + share + (number < more);
-  place ahead = {0, 0, 0, 0};
+  const layout lies = layout_of<GATED>(all);
+  const auto column = [&](int part) { return (WARP + part * HERE) * SLICE; };
+  const auto pass = [&](place &at) {
+    if (++at.tile < at.count) return;
+    at.tile = 0;
+    at.k += ROUND;
+    while (at.k >= cols && at.count > 0) {
+      if (++at.part == PARTS) {
+        at.part = 0;
+        at.first += at.count;
+        at.count = least(TILES, last_tile - at.first);
+      }
+      at.k = column(at.part);
+    }
+  };
+  place ahead = {0, 0, 0, 0, 0};
   const auto copy_next = [&](unsigned stage) {
     if (ahead.count > 0) {
-      copy_stage<GATED>(all, ahead, stage, cols);
-      if (++ahead.tile == ahead.count) {
-        ahead.tile = 0;
-        ahead.k += ROUND;
-        if (ahead.k >= cols) {
-          ahead.k = mine;
-          ahead.first += ahead.count;
-          ahead.count = least(TILES, last_tile - ahead.first);
-        }
-      }
+      copy_stage<GATED>(all, lies, ahead, stage);
+      pass(ahead);
     }
     copies_end(); /* a group in any case: they are counted */
   };
   const auto start = [&] {
-    ahead = place{first_tile, mine < cols ? least(TILES, last_tile - first_tile) : 0, 0, mine};
+    ahead = place{first_tile, column(0) < cols ? least(TILES, last_tile - first_tile) : 0, 0, 0, column(0)};
 #pragma unroll 1
     for (int i = 0; i < STAGES; i++) copy_next(ring + i * STAGE_BYTES);
   };
   start();
   begin();
   const rows_mask taking = active_rows(all.of[0]);
-  for (int first = 0; first < count; first += 8 * SETS) {
-    if (nth_row(taking, first) < 0) break;
+  const int slots = __popc(taking.low) + __popc(taking.high);
+  for (int first = 0; first < slots; first += 8 * SETS) {
     if (first > 0) start();
-    const float *x[SETS];
-    int is_row[SETS];
-#pragma unroll
-    for (int s = 0; s < SETS; s++) {
-      const int slot = nth_row(taking, first + 8 * s + g);
-      is_row[s] = slot >= 0;
-      x[s] = all.of[0].x + (slot < 0 ? 0 : slot) * all.of[0].x_stride;
+    const int sets = SETS == 1 ? 1 : least(SETS, (slots - first + 8 * TOGETHER - 1) / (8 * TOGETHER) * TOGETHER);
+    const int slot = SETS == 1 ? nth_row(taking, first + g) : nth_row(taking, first + LANE); /* this lane's: with many slots, slot LANE of 32 */
+    const float *x = all.of[0].x + (SETS == 1 ? (slot < 0 ? 0 : slot) * all.of[0].x_stride : LANE % 16 * 4);
+    const auto copy_x = [&](int k) {
+#pragma unroll 1
+      for (int n = LANE / 16; n < 8 * sets; n += 2) {
+        const int from = __shfl_sync(0xffffffffu, slot, n), is_there = from >= 0 && k + LANE % 16 * 4 < cols;
+        copy16(x_chunk(many, n, LANE % 16 / 2) + LANE % 2 * 16, is_there ? x + from * all.of[0].x_stride + k : x, is_there);
+      }
+    };
+    int since = 0; /* copies since those of x */
+    if (SETS > 1 && column(0) < cols) {
+      copy_x(column(0));
+      copies_end();
     }
     unsigned stage = ring;
     for (int base = first_tile; base < last_tile; base += TILES) {
       const int here = least(TILES, last_tile - base);
-      float total[TILES][SETS][4];
+      float carry[MOST][1 + GATED];
 #pragma unroll
-      for (int i = 0; i < 4 * TILES * SETS; i++) total[i / (4 * SETS)][i / 4 % SETS][i % 4] = 0;
-      raw next[SETS];
-      if (SETS == 1) load_raw(next[0], x[0], is_row[0], mine, cols);
-      for (int k = mine; k < cols; k += ROUND) {
-        unsigned b[SETS][8][3];
+      for (int i = 0; i < MOST * (1 + GATED); i++) carry[i / (1 + GATED)][i % (1 + GATED)] = 0;
+#pragma unroll 1
+      for (int part = 0; part < PARTS; part++) {
+        const int mine = column(part);
+        float total[TILES][SETS][4];
 #pragma unroll
-        for (int s = 0; s < SETS; s++) {
-          if (SETS > 1) load_raw(next[s], x[s], is_row[s], k, cols);
-#pragma unroll
-          for (int i = 0; i < 4; i++) {
-            const float4 v = next[s].of[i];
-            split<DTYPE>(b[s][2 * i], v.x, v.y);
-            split<DTYPE>(b[s][2 * i + 1], v.z, v.w);
+        for (int i = 0; i < 4 * TILES * SETS; i++) total[i / (4 * SETS)][i / 4 % SETS][i % 4] = 0;
+        raw next;
+        if (SETS == 1) load_raw(next, x, slot >= 0, mine, cols);
+        for (int k = mine; k < cols; k += ROUND) {
+          unsigned b[SETS][8][3];
+          if (SETS > 1) {
+            if (since == 0) copies_wait<0>();
+            else if (since == 1) copies_wait<1>();
+            else if (since == 2) copies_wait<2>();
+            else copies_wait<3>();
+            __syncwarp();
           }
-        }
-        if (SETS == 1) load_raw(next[0], x[0], is_row[0], k + ROUND, cols);
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
-          if (tile >= here) break;
-          copies_wait<STAGES - 1>();
-          __syncwarp();
-          uint4 low[2], high[2];
+          for (int s = 0; s < SETS; s++) {
+            if (s >= sets) break;
 #pragma unroll
-          for (int j = 0; j < 2; j++) {
-            const unsigned from = stage + g * 128 + ((4 * j + t ^ (g & 1) << 2) << 4);
-            low[j] = shared16(from);
-            high[j] = shared16(from + 8 * 128);
-          }
-          __syncwarp();
-          copy_next(stage);
-          stage = stage + STAGE_BYTES == ring_end ? ring : stage + STAGE_BYTES;
-          /* Short chains on the tensor cores, which cut sums off; the long sum is rounded. */
-#pragma unroll
-          for (int s = 0; s < SETS; s++)
-#pragma unroll
-            for (int j = 0; j < 2; j++) {
-              const unsigned one[4] = {low[j].x, high[j].x, low[j].y, high[j].y}, two[4] = {low[j].z, high[j].z, low[j].w, high[j].w};
-              float c[4] = {0, 0, 0, 0};
-#pragma unroll
-              for (int i = 2; i >= 0; i--) { /* the small parts first */
-                multiply<DTYPE>(c, one, b[s][4 * j][i], b[s][4 * j + 1][i]);
-                multiply<DTYPE>(c, two, b[s][4 * j + 2][i], b[s][4 * j + 3][i]);
-              }
-#pragma unroll
-              for (int i = 0; i < 4; i++) total[tile][s][i] += c[i];
+            for (int i = 0; i < 8; i++) {
+              const float2 v = SETS > 1 ? shared8(x_chunk(many, 8 * s + g, i) + t * 8) : next.of[i];
+              split<DTYPE>(b[s][i], v.x, v.y);
             }
-        }
-      }
-      __syncthreads(); /* the sums before these were used */
+          }
+          if (SETS == 1) load_raw(next, x, slot >= 0, k + ROUND, cols);
+          else {
+            __syncwarp();
+            const int is_next = k + ROUND < cols, of = is_next ? part : part + 1 < PARTS && column(part + 1) < cols ? part + 1 : 0;
+            if (is_next || of > part || base + TILES < last_tile) copy_x(is_next ? k + ROUND : column(of)); /* goes with the next copy's group */
+            since = here - 1;
+          }
 #pragma unroll
-      for (int tile = 0; tile < TILES; tile++)
+          for (int tile = 0; tile < TILES; tile++) {
+            if (tile >= here) break;
+            copies_wait<STAGES - 1>();
+            __syncwarp();
+            unsigned w[4][4]; /* of 16 columns each */
 #pragma unroll
-        for (int s = 0; s < SETS; s++) {
-          float *to = sums + ((tile * WARPS_OF + WARP) * 16 + g) * 8 * SETS + 8 * s + 2 * t;
-          *(float2 *)to = make_float2(total[tile][s][0], total[tile][s][1]);
-          *(float2 *)(to + 64 * SETS) = make_float2(total[tile][s][2], total[tile][s][3]);
-        }
-      __syncthreads();
-      const int outputs = GATED ? 8 : 16;
-      for (int id = THREAD; id < here * outputs * 8 * SETS; id += THREADS) {
-        const int r = id % outputs, n = id / outputs % (8 * SETS), tile = id / (outputs * 8 * SETS), slot = nth_row(taking, first + n);
-        int at = base + tile;
-        const rkv_product &p = all.of[GATED ? 0 : product_of(all, at)];
-        const int out = at * outputs + r;
-        if (slot < 0 || out >= p.rows) continue;
-        float sum = 0, gated = 0;
+            for (int i = 0; i < 4; i++) load_four(w[i], chunk_at(stage, LANE % 16, 2 * i + LANE / 16, 128));
+            __syncwarp();
+            copy_next(stage);
+            stage = stage + STAGE_BYTES == ring_end ? ring : stage + STAGE_BYTES;
+            /* Short chains on the tensor cores, which cut sums off; the long sum is rounded. Some chains at a time, for each waits for itself. */
 #pragma unroll
-        for (int w = 0; w < WARPS_OF; w++) {
-          const float *from = sums + ((tile * WARPS_OF + w) * 16 + r) * 8 * SETS + n;
-          sum += from[0];
-          if (GATED) gated += from[64 * SETS];
+            for (int s = 0; s < SETS; s += TOGETHER) {
+              if (s >= sets) break;
+              float c[TOGETHER][2][4];
+#pragma unroll
+              for (int i = 2; i >= 0; i--) /* the small parts first */
+#pragma unroll
+                for (int half = 0; half < 2; half++)
+#pragma unroll
+                  for (int chain = 0; chain < 2 * TOGETHER; chain++) {
+                    const int of = s + chain / 2, j = chain % 2, at = 2 * j + half;
+                    if (i == 2 && half == 0) multiply_new<DTYPE>(c[chain / 2][j], w[at], b[of][2 * at][i], b[of][2 * at + 1][i]);
+                    else multiply<DTYPE>(c[chain / 2][j], w[at], b[of][2 * at][i], b[of][2 * at + 1][i]);
+                  }
+#pragma unroll
+              for (int chain = 0; chain < 2 * TOGETHER; chain++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) total[tile][s + chain / 2][i] += c[chain / 2][chain % 2][i];
+            }
+          }
         }
-        float *y = p.y + slot * p.y_stride + out;
-        if (GATED) *y = silu(sum) * gated;
-        else if (p.mode == RKV_ADD) *y += p.bias ? sum + p.bias[out] : sum;
-        else *y = sum;
+        __syncthreads(); /* the sums before these were used */
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+          for (int s = 0; s < SETS; s++) {
+            float *to = sums + ((tile * HERE + WARP) * 16 + g) * 8 * SETS + 8 * s + 2 * t;
+            *(float2 *)to = make_float2(total[tile][s][0], total[tile][s][1]);
+            *(float2 *)(to + 64 * SETS) = make_float2(total[tile][s][2], total[tile][s][3]);
+          }
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < MOST; i++) {
+          const int id = THREAD + i * 32 * HERE, r = id % OUTPUTS, n = id / OUTPUTS % (8 * SETS), tile = id / (OUTPUTS * 8 * SETS);
+          if (tile >= here) break;
+#pragma unroll
+          for (int w = 0; w < HERE; w++) {
+            const float *from = sums + ((tile * HERE + w) * 16 + r) * 8 * SETS + n;
+            carry[i][0] += from[0];
+            if (GATED) carry[i][GATED] += from[64 * SETS];
+          }
+          const int to = nth_row(taking, first + n);
+          int at = base + tile;
+          const rkv_product &p = all.of[GATED ? 0 : product_of(all, at)];
+          const int out = at * OUTPUTS + r;
+          if (part < PARTS - 1 || to < 0 || out >= p.rows) continue;
+          float *y = p.y + to * p.y_stride + out;
+          if (GATED) *y = silu(carry[i][0]) * carry[i][GATED];
+          else if (p.mode == RKV_ADD) *y += p.bias ? carry[i][0] + p.bias[out] : carry[i][0];
+          else *y = carry[i][0];
+        }
       }
     }
   }
 }
 
-/* grid: a block a multiprocessor, or fewer. `step` takes up to 8 slots a pass, `wide` 16. */
+/* grid: a block a multiprocessor, or fewer. `step` takes up to 8 slots a pass, `wide` 32, in blocks of half as many warps. */
 #define STEP(name, dtype, gated)                                                                           \
   KERNEL __launch_bounds__(32 * WARPS_OF, 1) kernel_step_##name(const __grid_constant__ rkv_products all) { \
-    step_products<dtype, gated, 1, RKV_STEP_TILES>(all);                                                    \
+    step_products<dtype, gated, 1, RKV_STEP_TILES, 1>(all);                                                    \
   }                                                                                                         \
-  KERNEL __launch_bounds__(32 * WARPS_OF, 1) kernel_wide_##name(const __grid_constant__ rkv_products all) { \
-    step_products<dtype, gated, 2, RKV_WIDE_TILES>(all);                                                    \
+  KERNEL __launch_bounds__(16 * WARPS_OF, 1) kernel_wide_##name(const __grid_constant__ rkv_products all) { \
+    step_products<dtype, gated, 4, RKV_WIDE_TILES, 2>(all);                                                    \
   }
 STEP(bf16, RKV_BF16, 0)
 STEP(gated_bf16, RKV_BF16, 1)

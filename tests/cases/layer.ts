@@ -252,6 +252,7 @@ export const layerCases: Case[] = [
     },
     { slot: 0, count: 5, lengths: [2], ...nano, weights: "f32", rotated: true },
     { slot: STEP, count: 1, lengths: [2], ...nano, weights: "bf16", rotated: true },
+    { slot: STEP, count: 37, lengths: range(37), inactive: [0, 20], ...nano, weights: "bf16", dtype: "bf16" },
   ]),
   ...cases<AttnIn>("queries", products, queries, [
     { slot: STEP, count: 1, lengths: [0], ...nano, weights: "bf16" },
@@ -272,6 +273,8 @@ export const layerCases: Case[] = [
     { count: 2, hidden: 300, kvHeads: 2, group: 8, headDim: 16, intermediate: 100, weights: "f16" },
     { count: 3, hidden: 33, kvHeads: 2, group: 4, headDim: 34, intermediate: 66, weights: "bf16" }, // heads are wider than work
     { count: 40, inactive: [1], hidden: 33, kvHeads: 2, group: 4, headDim: 34, intermediate: 66, weights: "f16" },
+    { count: 11, inactive: [3], ...nano, intermediate: 1120, weights: "f16" },
+    { count: 41, inactive: [1, 17, 18], ...nano, intermediate: 1120, weights: "bf16" },
   ]),
   ...cases("advance", exact, advance, [{ slots: 1 }, { slots: 3, inactive: [1] }]),
 ];

@@ -14,7 +14,7 @@ import type { SessionOptions } from "../../lib/session.ts";
 import { runCase } from "../cases/device.ts";
 import { type Args, type Case, exact, tensorsOf } from "../cases/case.ts";
 import { decode as decodeBytes } from "../cases/codec.ts";
-import { kvRows, layer, tensor, unwritten, work } from "../cases/inputs.ts";
+import { activeSlots, kvRows, layer, tensor, unwritten, work } from "../cases/inputs.ts";
 import { faults } from "../cases/judge.ts";
 import { table } from "../cases/mod.ts";
 import { type Random, random } from "../cases/random.ts";
@@ -232,6 +232,37 @@ function ownProducts(): Check[] {
   }];
 }
 
+/** What a slot computes is the same to the bit, however many others there are. */
+function slots(): Check[] {
+  return (["bf16", "f16"] as const).flatMap((weights) =>
+    [[0], [3], [0, 1, 2, 3, 4, 5, 6], [3, 9, 10, 11, 12, 13, 14, 15, 16], Array.from({ length: 40 }, (_, i) => i)].map((taking): Check => ({
+      group: "slots",
+      name: `of ${taking.length} from ${taking[0]} on, ${weights}`,
+      async run() {
+        const [count, hidden, intermediate] = [41, 512, 1120];
+        const layerAlone = (active: readonly number[]): Case => {
+          const r = random(`slots ${weights}`);
+          const args = {
+            x: tensor("f32", [count, hidden], r.normal),
+            attended: tensor("f32", [count, 8, 64], r.normal),
+            layer: layer({ hidden, kvHeads: 2, group: 4, headDim: 64, intermediate, weights }, r),
+            active: activeSlots(count, Array.from({ length: count }, (_, i) => i).filter((i) => !active.includes(i))),
+            work: work(count * (hidden + 2 * intermediate)),
+            count,
+          };
+          return { op: "attnOut", name: "", within: exact, make: () => args };
+        };
+        const together = (await runCase(await cuda(), layerAlone(taking))).get("x")!;
+        for (const slot of [taking[0], taking.at(-1)!]) {
+          const alone = (await runCase(await cuda(), layerAlone([slot]))).get("x")!;
+          const row = [slot * hidden * 4, (slot + 1) * hidden * 4];
+          assertEquals(together.slice(...row), alone.slice(...row));
+        }
+      },
+    }))
+  );
+}
+
 /** Segments that are clustered beside the next chunks are those that are clustered in turn: with its clock on, a device runs op by op. */
 function beside(): Check[] {
   return (["f32", "bf16"] as const).map((kvDtype) => ({
@@ -307,6 +338,7 @@ export const checks: readonly Check[] = [
   ...caseTable(),
   ...halves(),
   ...ownProducts(),
+  ...slots(),
   ...beside(),
   ...memory(),
   ...identity(),
