@@ -145,6 +145,19 @@ export const attentionCases: Case[] = [
     { lengths: [300], kvHeads: 2, group: 2, headDim: 32, sink: 4, inputs: "all keys equal" },
     { lengths: [300], kvHeads: 2, group: 2, headDim: 32, sink: 4, inputs: "huge queries" },
     { lengths: [300], kvHeads: 2, group: 2, headDim: 32, sink: 4, inputs: "-inf logits" },
+    // Heads of 64 and 128 channels over rows of 16 bits may go on tensor cores.
+    { lengths: [37, 600, 5], inactive: [1], kvHeads: 3, group: 2, headDim: 64, sink: 16, tail: 20, budget: 48, dtype: "bf16" },
+    { lengths: [4133], kvHeads: 1, group: 4, headDim: 128, sink: 16, dtype: "bf16" },
+    { lengths: [4133], kvHeads: 1, group: 6, headDim: 64, sink: 16, tail: 700, budget: 1500, dtype: "f16" },
+    { lengths: [2300], kvHeads: 1, group: 7, headDim: 128, sink: 4, tail: 90, budget: 900, perHead: true, dtype: "bf16" },
+    { lengths: [300], kvHeads: 2, group: 4, headDim: 128, sink: 4, tail: 30, budget: 20, window: 17, dtype: "bf16" },
+    { lengths: [300], kvHeads: 1, group: 7, headDim: 64, sink: 4, softCap: 3, dtype: "bf16" },
+    { lengths: [0, 3], kvHeads: 2, group: 2, headDim: 128, sink: 4, dtype: "f16" },
+    { lengths: [100], kvHeads: 2, group: 2, headDim: 64, sink: 16, tail: 33, budget: 90, index: "out of range", dtype: "bf16" },
+    { lengths: [100], kvHeads: 1, group: 5, headDim: 128, sink: 0, tail: 0, budget: 8, index: "all -1", dtype: "f16" },
+    { lengths: [300], kvHeads: 2, group: 2, headDim: 64, sink: 4, window: 20, softCap: 30, inputs: "huge queries", dtype: "bf16" },
+    { lengths: [300], kvHeads: 2, group: 8, headDim: 128, sink: 4, inputs: "all keys equal", dtype: "f16" },
+    { lengths: [300], kvHeads: 2, group: 5, headDim: 128, sink: 4, lse: false, dtype: "bf16" },
   ]),
   // Rows of at most 16 bits may be taken as BF16.
   ...cases<AttendChunk>("attendChunk", twice(naive("bf16")), attendChunk, [
