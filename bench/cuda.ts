@@ -10,7 +10,7 @@ import { writeFileSync } from "node:fs";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "@std/cli/parse-args";
-import { type Device, open, type OpTimes } from "../lib/device.ts";
+import { type Device, open } from "../lib/device.ts";
 import type { LoadedModel } from "../lib/model.ts";
 import { clusterKV } from "../lib/policies/cluster_kv.ts";
 import { full } from "../lib/policies/full.ts";
@@ -18,6 +18,7 @@ import type { Policy } from "../lib/policies/policy.ts";
 import type { Session } from "../lib/session.ts";
 import { attentionOps, copyRate, productOps, productRate, randomModel, type Shape, shapes, stepBytes } from "./cuda_model.ts";
 import { median } from "./numbers.ts";
+import { choosing, clocked, clustering } from "./shares.ts";
 
 interface Reading {
   readonly budget: number;
@@ -33,9 +34,6 @@ const readings: Readonly<Record<string, Reading>> = {
   "2k": clusters(2048, [0, 1]),
   "2k all": clusters(2048, []),
 };
-const clustering = ["seedCentroids", "assign", "group", "centroidMeans", "radius", "permuteRows"];
-const choosing = ["centroidScores", "topk", "fillBudget", "fillWhole"];
-
 const args = parseArgs(process.argv.slice(2), {
   string: ["shape", "length", "slots", "policy", "json", "chunk", "steps"],
   boolean: ["shares"],
@@ -98,18 +96,11 @@ async function stepTimes(session: Session, slots: number, count: number): Promis
   return times;
 }
 
-/** The share of some ops in all that ran between two readings of the clock. */
-function shareOf(ops: readonly string[], before: OpTimes, after: OpTimes): number {
-  const seconds = (names: readonly string[]) => names.reduce((sum, op) => sum + (after[op]?.seconds ?? 0) - (before[op]?.seconds ?? 0), 0);
-  return seconds(ops) / seconds(Object.keys(after).filter((op) => op !== "replay"));
-}
-
 /** Clustering's share of a prompt of one slot that is read op by op. */
 async function clusteringShare(model: LoadedModel, reading: Reading, length: number): Promise<number> {
   using session = model.session({ kv: reading.kv(), capacity: length + 512, chunk: Math.min(chunk, length) });
-  session.clock(true);
-  await session.prefill(noise(length, 0));
-  return shareOf(clustering, {}, await session.times());
+  const { part, all } = await clocked(session, clustering, () => session.prefill(noise(length, 0)));
+  return part / all;
 }
 
 interface Measured {
@@ -135,17 +126,16 @@ async function measure(model: LoadedModel, shape: Shape, { kv }: Reading, length
   const read = (await rowsRead(session, slots) - before) / (times.length - 1);
   let bytes = stepBytes(shape) + read * shape.headDim * 4;
   for (let slot = 0; slot < slots; slot++) bytes += session.selectBytes(slot);
-  const clocked = await session.times();
+  const { replay } = await session.times();
   const measured = {
     prefillMs: median(prompts),
     stepMs: median(times),
     bytes,
-    hostMicroseconds: 1e6 * clocked.replay.seconds / clocked.replay.runs,
+    hostMicroseconds: 1e6 * replay.seconds / replay.runs,
   };
   if (!args.shares) return measured;
-  session.clock(true);
-  await stepTimes(session, slots, 5);
-  return { ...measured, selectShare: shareOf(choosing, clocked, await session.times()) };
+  const { part, all } = await clocked(session, choosing, () => stepTimes(session, slots, 5));
+  return { ...measured, selectShare: part / all };
 }
 
 const say = (text: string) => console.log(text);

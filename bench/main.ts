@@ -1,11 +1,12 @@
 /**
  * Benchmarks recallkv on a CPU, against this machine's limits and against llama.cpp on the same files in the same run.
  *   npm run bench -- --model FILE.gguf [--model …] [--json FILE] [--quick | --prefill LENGTHS --decode ROWS] [--peer FOLDER] [--threads N]
- *     [--isa NAME] [--no-peer]
+ *     [--isa NAME] [--no-peer] [--beside N]
  * --quick: prefill of 512 and 4,096 tokens, decoding at 0 and 32,768, full and clusterKV at 1,024. --prefill, --decode: these alone, as
- * 512,32768. --peer: where node-llama-cpp is installed (bench/). Both sides are first shown to compute the same.
+ * 512,32768. --peer: where node-llama-cpp is installed (bench/). --beside: N busy programs meanwhile. Both sides are first shown to compute
+ * the same.
  */
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { cpus, loadavg } from "node:os";
 import { basename } from "node:path";
@@ -22,6 +23,7 @@ import { median, Tokens } from "./numbers.ts";
 import { measureOps } from "./ops.ts";
 import { decodeTimes, filled, likeliest, prefillTime, slotsRate } from "./ours.ts";
 import { Peer } from "./peer_process.ts";
+import { choosing, clocked } from "./shares.ts";
 
 export interface Row {
   readonly what: "prefill" | "decode";
@@ -52,6 +54,7 @@ const { values: options } = parseArgs({
     decode: { type: "string" },
     peer: { type: "string", default: here },
     "no-peer": { type: "boolean", default: false },
+    beside: { type: "string", default: "0" },
     threads: { type: "string", default: String(cpus().length) },
     isa: { type: "string" },
   },
@@ -69,11 +72,16 @@ const [prefills, decodes] = isPart
   ? [options.prefill, options.decode].map((list = "") => list.split(",").filter(Boolean).map(Number))
   : quick
   ? [[512, 4096], [0, deepest]]
-  : [[512, 4096, 16384], [0, 4096, 16384, deepest]];
+  : [[512, 4096, 16384, deepest], [0, 1024, 4096, 16384, deepest]];
 for (const length of [...prefills, ...decodes]) {
   if (!(Number.isInteger(length) && length >= 0 && length <= deepest)) {
     throw new RangeError(`Cannot benchmark ${length} tokens: want whole numbers up to ${deepest}, as in --prefill 512,4096`);
   }
+}
+
+for (let i = 0; i < Number(options.beside); i++) {
+  const busy = spawn("sh", ["-c", "while :; do :; done"], { stdio: "ignore" });
+  process.on("exit", () => busy.kill());
 }
 
 const say = (text: string) => console.log(text);
@@ -203,7 +211,7 @@ async function benchPrefill(
   const [ours, theirs]: [number[], number[]] = [[], []];
   for (let round = 0; round < (length > 512 ? 1 : 3); round++) {
     const text = tokens.take(length);
-    ours.push(await prefillTime(model, text));
+    ours.push((await prefillTime(model, text)).ms);
     if (peer) {
       theirs.push(await peer.ask<number>({ do: "prefill", tokens: text }));
     }
@@ -221,6 +229,10 @@ async function benchPrefill(
     peer: peer && rate(median(theirs)),
     floorShare,
   });
+  if (length < deepest) return;
+  const clustered = await prefillTime(model, tokens.take(length), clusterKV({ budget: 1024, exempt: [] }));
+  say(`the same with clusters: ${digits(rate(clustered.ms))} tok/s, of which clustering took ${(100 * clustered.clustering).toFixed(1)} %`);
+  report.clustering = [...(report.clustering as unknown[] ?? []), { file: basename(path), context: length, share: clustered.clustering }];
 }
 
 interface Reading {
@@ -240,7 +252,7 @@ function readings(depth: number): Reading[] {
   return [
     { kv: full(), budget: 0, exempt: [] },
     ...clusters,
-    ...(quick ? [] : [cluster(2048, [0, 1])]),
+    ...(quick ? [] : [cluster(2048, [0, 1]), cluster(2048, [])]),
   ];
 }
 
@@ -262,7 +274,7 @@ async function benchDecode(
       model,
       kv,
       depth,
-      rounds * (steps + 2) + 8,
+      rounds * (steps + 2) + steps + 8,
       tokens,
     );
     using _ = session;
@@ -304,6 +316,19 @@ async function benchDecode(
       floorShare: stepFloor(model, bandwidth, kvBytes) / time,
       bandwidth,
     });
+    if (kv.name === "full") continue;
+    const { part, all } = await clocked(session, choosing, () => decodeTimes(session, steps));
+    const layers = model.shape.layers - exempt.length;
+    const select = 1e6 * part / (steps + 1) / layers;
+    say(`choosing: ${select.toFixed(0)} us a layer, ${(100 * part / all).toFixed(1)} % of a step`);
+    report.select = [...(report.select as unknown[] ?? []), {
+      file: basename(path),
+      context: depth,
+      budget,
+      exempt,
+      microseconds: select,
+      share: part / all,
+    }];
   }
 }
 

@@ -37,6 +37,7 @@ export async function measureOps(
     CHUNK,
     heads * (Math.ceil(depth / 256) + 3) * (headDim + 2),
   );
+  const [q, attended] = [committed(arena, [1, heads, headDim]), committed(arena, [1, heads, headDim])]; // of a step
   const logits = committed(arena, [1, vocab]);
   a.x.write(
     Float32Array.from({ length: CHUNK * hidden }, (_, i) => Math.sin(i)),
@@ -47,6 +48,7 @@ export async function measureOps(
       (_, i) => Math.cos(i),
     ),
   );
+  q.write(Float32Array.from({ length: heads * headDim }, (_, i) => Math.cos(i)));
   state.active.write(Int32Array.of(1));
 
   const time = async (repeats: number, run: () => void): Promise<number> => {
@@ -160,7 +162,7 @@ export async function measureOps(
     }
     const attend = await time(
       3,
-      () => k.attend(a.attended, null, a.q, store.handle, layer, null, a.work, 0),
+      () => k.attend(attended, null, q, store.handle, layer, null, a.work, 0),
     );
     row(
       "attend",

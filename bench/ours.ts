@@ -1,25 +1,21 @@
 /** recallkv's side: reading prompts, filling rows, decoding at a depth. */
 import type { Kernels } from "../lib/kernels.ts";
 import type { LoadedModel } from "../lib/model.ts";
+import { full } from "../lib/policies/full.ts";
 import type { Policy } from "../lib/policies/policy.ts";
 import type { Session } from "../lib/session.ts";
 import type { KvDType } from "../lib/types.ts";
 import type { Tokens } from "./numbers.ts";
+import { clocked, clustering } from "./shares.ts";
 
 const CHUNK = 512;
 
-export async function prefillTime(
-  model: LoadedModel,
-  tokens: number[],
-): Promise<number> {
-  using session = model.session({
-    capacity: tokens.length + 1,
-    chunk: CHUNK,
-    onWarning: () => {},
-  });
+/** Milliseconds of reading a prompt, and what share of them clustering took. */
+export async function prefillTime(model: LoadedModel, tokens: number[], kv: Policy = full()): Promise<{ ms: number; clustering: number }> {
+  using session = model.session({ kv, capacity: tokens.length + 1, chunk: CHUNK, onWarning: () => {} });
   const begin = performance.now();
-  await session.prefill(tokens);
-  return performance.now() - begin;
+  const { part, all } = await clocked(session, clustering, () => session.prefill(tokens));
+  return { ms: performance.now() - begin, clustering: part / all };
 }
 
 /** Natural logarithms of the probabilities of the likeliest tokens after a text. */
