@@ -172,20 +172,21 @@ export async function measureOps(
       "GB/s",
       read,
     );
-    const seen = Math.min(4096, depth);
-    put(seen);
-    const chunk = await time(
-      1,
-      () => k.attendChunk(a.attended, null, a.q, store.handle, layer, 0, CHUNK),
-    );
-    row(
-      "attendChunk",
-      `${dtype}, ${CHUNK} of ${seen} rows`,
-      chunk,
-      4 * heads * headDim * CHUNK * (seen - CHUNK / 2),
-      "GFLOP/s",
-      limits.bf16 ?? limits.f32,
-    );
+    for (const seen of new Set([Math.min(4096, depth), depth])) {
+      put(seen);
+      const chunk = await time(
+        1,
+        () => k.attendChunk(a.attended, null, a.q, store.handle, layer, 0, CHUNK),
+      );
+      row(
+        "attendChunk",
+        `${dtype}, ${CHUNK} of ${seen} rows`,
+        chunk,
+        4 * heads * headDim * CHUNK * (seen - CHUNK / 2),
+        "GFLOP/s",
+        limits.bf16 ?? limits.f32,
+      );
+    }
   }
   const handOff = await time(
     2000,

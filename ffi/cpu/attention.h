@@ -35,10 +35,11 @@ RKV_INLINE void rkv_fetch_rows(const char *plane, size_t bytes, const int32_t *l
 /* Partial softmaxes of up to four heads over the listed rows (at least one). q: [heads, dim]. */
 void RKV_FN(rkv_attend_rows)(const rkv_step *step, const float *q, int32_t heads);
 
-/* The same for q8 rows in 16-bit numbers (attention_words.c): q . k to logits, and probabilities with values to sums. */
-static inline int32_t rkv_in_words(int32_t dtype, int32_t dim) { return RKV_WORDS && dtype == RKV_Q8 && dim % 32 == 0 && dim <= 512; }
-void RKV_FN(rkv_word_logits)(const rkv_step *step, const float *q, int32_t heads);
-void RKV_FN(rkv_word_weigh)(const rkv_step *step, int32_t heads);
+/* The same for q8 rows, keys and values, in 16-bit numbers (attention_words.c). */
+static inline int32_t rkv_in_words(const rkv_step *step) {
+  return RKV_WORDS && step->key_dtype == RKV_Q8 && step->value_dtype == RKV_Q8 && step->dim % 32 == 0 && step->dim <= 512;
+}
+void RKV_FN(rkv_attend_words)(const rkv_step *step, const float *q, int32_t heads);
 
 /* to[rows / RKV_PANEL][dim][RKV_PANEL] = keys of `rows` rows as f32, side by side; what fills up the last vector of rows is 0. */
 void RKV_FN(rkv_key_panels)(float *to, const char *keys, int32_t rows, int32_t dim, int32_t dtype);

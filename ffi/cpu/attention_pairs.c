@@ -102,11 +102,12 @@ static range soften(const block *b, int32_t pair, float *s, uint32_t *p, int64_t
   const int64_t self = row_of_pair(b, pair);
   const int32_t end = (int32_t)(self + 1 - tile < rows ? self + 1 - tile : rows);
   const float cap = layer->soft_cap;
-  const rkv_vec scale = rkv_set1(cap > 0 ? layer->scale : layer->scale * LOG2_E);
   rkv_vec most = rkv_set1(-INFINITY);
-  int32_t begin = 0;
-  for (int32_t j = 0; j < end; j += RKV_LANES) {
-    rkv_vec v = rkv_load(s + j) * scale;
+  int32_t begin = 0, j = 0;
+  if (cap <= 0 && layer->window <= 0)
+    for (; j + RKV_LANES <= end; j += RKV_LANES) most = rkv_max(rkv_load(s + j), most);
+  for (; j < end; j += RKV_LANES) {
+    rkv_vec v = rkv_load(s + j);
     if (cap > 0) v = rkv_soft_cap(v, cap) * rkv_set1(LOG2_E);
     if (end - j < RKV_LANES) v = rkv_first(v, end - j, rkv_set1(-INFINITY));
     if (layer->window > 0) v = rkv_select(hidden(b, self, tile + j, rkv_min_int(end - j, RKV_LANES)), rkv_set1(-INFINITY), v);
@@ -122,7 +123,7 @@ static range soften(const block *b, int32_t pair, float *s, uint32_t *p, int64_t
   }
   const rkv_vec shift = rkv_set1(now);
   rkv_vec sum = {0};
-  for (int32_t j = 0; j < columns; j += 2 * RKV_LANES) {
+  for (j = 0; j < columns; j += 2 * RKV_LANES) {
     rkv_vec e[2];
     RKV_UNROLL for (int32_t i = 0; i < 2; i++) {
       e[i] = j + i * RKV_LANES < end ? rkv_exp2(rkv_load(s + j + i * RKV_LANES) - shift) : (rkv_vec){0};
@@ -184,13 +185,15 @@ static void attend_tile(const block *b, int64_t tile, int32_t rows) {
   }
 }
 
+/* Queries in units of logits, so that their products need no scale. */
 static void start(const block *b) {
   const rkv_attend_chunk_args *op = b->op;
+  const rkv_vec scale = rkv_set1(op->layer->soft_cap > 0 ? op->layer->scale : op->layer->scale * LOG2_E);
   for (int32_t pair = 0; pair < b->rows; pair++) {
     const int32_t query = (b->first + pair) / b->group, head = b->kv_head * b->group + (b->first + pair) % b->group;
     const char *q = (const char *)((const float *)op->q.data + ((int64_t)query * op->layer->heads + head) * b->dim);
     for (int32_t d = 0; d < b->dim; d += 2 * RKV_LANES) {
-      const rkv_uvec words = rkv_pairs_of(row_vector(q, d, b->dim, RKV_F32), row_vector(q, d + RKV_LANES, b->dim, RKV_F32));
+      const rkv_uvec words = rkv_pairs_of(row_vector(q, d, b->dim, RKV_F32) * scale, row_vector(q, d + RKV_LANES, b->dim, RKV_F32) * scale);
       memcpy(b->q + (int64_t)pair * b->words + d / 2, &words, (size_t)rkv_min_int(RKV_LANES, b->words - d / 2) * 4);
     }
     b->largest[pair] = -INFINITY;

@@ -113,7 +113,7 @@ static void soften(const rkv_step *step, int32_t heads) {
   for (int32_t h = 0; h < heads; h++) step->sums[h * (step->dim + 2) + step->dim] = of_head[h];
   fold(of_head, sum, width, 0);
   for (int32_t h = 0; h < heads; h++) step->sums[h * (step->dim + 2) + step->dim + 1] = of_head[h];
-  if (step->value_dtype == RKV_Q8 && !rkv_in_words(RKV_Q8, step->dim))
+  if (step->value_dtype == RKV_Q8)
     for (int32_t j = 0; j < step->rows; j++) {
       const float scale = rkv_q8_scale(step->values + (size_t)step->list[j] * rkv_row_bytes(RKV_Q8, step->dim), step->dim);
       for (int32_t i = 0; i < width; i++) step->s[j * width + i] *= scale;
@@ -138,22 +138,15 @@ static void soften(const rkv_step *step, int32_t heads) {
 
 void RKV_FN(rkv_attend_rows)(const rkv_step *step, const float *q, int32_t heads) {
   for (int32_t i = 0; i < RKV_LANES; i++) step->list[step->rows + i] = step->list[step->rows - 1];
+#if RKV_WORDS
+  if (rkv_in_words(step)) return RKV_FN(rkv_attend_words)(step, q, heads);
+#endif
 #define LOGITS_F32(n) logits(step, q, RKV_F32, n)
 #define LOGITS_F16(n) logits(step, q, RKV_F16, n)
 #define LOGITS_BF16(n) logits(step, q, RKV_BF16, n)
 #define LOGITS_Q8(n) logits(step, q, RKV_Q8, n)
-#if RKV_WORDS
-  if (rkv_in_words(step->key_dtype, step->dim)) RKV_FN(rkv_word_logits)(step, q, heads);
-  else
-#endif
   OF_DTYPE(step->key_dtype, LOGITS_F32, LOGITS_F16, LOGITS_BF16, LOGITS_Q8)
   soften(step, heads);
-#if RKV_WORDS
-  if (rkv_in_words(step->value_dtype, step->dim)) {
-    RKV_FN(rkv_word_weigh)(step, heads);
-    return;
-  }
-#endif
 #define WEIGH_F32(n) weigh_all(step, RKV_F32, n)
 #define WEIGH_F16(n) weigh_all(step, RKV_F16, n)
 #define WEIGH_BF16(n) weigh_all(step, RKV_BF16, n)

@@ -158,6 +158,20 @@ RKV_INLINE rkv_vec rkv_exp(rkv_vec x) {
 }
 RKV_INLINE float rkv_exp1(float x) { return rkv_exp(rkv_set1(x))[0]; }
 
+#if defined(__AVX512F__)
+/* 2^x within 3e-6 of it, far below what probabilities of 16 bits keep: x = n + f, |f| <= 1/2, 2^f by the polynomial of degree 4 that
+ * is least off and right at 0. */
+RKV_INLINE rkv_vec rkv_exp2(rkv_vec x) {
+  const __m512 n = _mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const rkv_vec f = rkv_max(x - (rkv_vec)n, rkv_set1(-0.5f));          /* of -inf: -inf - -inf is NaN, and any number will do */
+  rkv_vec p = rkv_fma(rkv_set1(0.00958285304f), f, rkv_set1(0.0559064247f));
+  p = rkv_fma(p, f, rkv_set1(0.240240986f));
+  p = rkv_fma(p, f, rkv_set1(0.693124193f));
+  p = rkv_fma(p, f, rkv_set1(1));
+  return (rkv_vec)_mm512_scalef_ps((__m512)p, n);
+}
+#endif
+
 /* sum of a[i] * b[i], always in the same order: four accumulators over k, then lanes. */
 RKV_INLINE float rkv_dot(const float *a /*[n]*/, const float *b /*[n]*/, int32_t n) {
   rkv_vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
@@ -351,20 +365,6 @@ RKV_INLINE rkv_vec rkv_add_pairs(rkv_vec sum, rkv_uvec a, const uint32_t *pair) 
   return (rkv_vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)rkv_set1_word(pair));
 }
 
-/* The first n lanes of v, then those of `rest`. */
-RKV_INLINE rkv_vec rkv_first(rkv_vec v, int32_t n, rkv_vec rest) { return (rkv_vec)_mm512_mask_mov_ps((__m512)rest, (__mmask16)((1u << n) - 1), (__m512)v); }
-
-/* 2^x within 3e-6 of it, far below what BF16 keeps: x = n + f, |f| <= 1/2, 2^f by its series. */
-RKV_INLINE rkv_vec rkv_exp2(rkv_vec x) {
-  const __m512 n = _mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const rkv_vec f = rkv_max(x - (rkv_vec)n, rkv_set1(-0.5f));          /* of -inf: -inf - -inf is NaN, and any number will do */
-  rkv_vec p = rkv_fma(rkv_set1(0.00133335581f), f, rkv_set1(0.00961812911f));
-  p = rkv_fma(p, f, rkv_set1(0.0555041087f));
-  p = rkv_fma(p, f, rkv_set1(0.240226507f));
-  p = rkv_fma(p, f, rkv_set1(0.693147181f));
-  p = rkv_fma(p, f, rkv_set1(1));
-  return (rkv_vec)_mm512_scalef_ps((__m512)p, n);
-}
 #else
 #define RKV_PAIRS 0
 #endif
@@ -447,6 +447,18 @@ RKV_INLINE rkv_vec rkv_load_bits(const void *p, int32_t n) {
   return (rkv_vec)_mm512_maskz_loadu_epi8(n < 64 ? (1ull << n) - 1 : ~0ull, p);
 }
 
+/* Floats that lie apart, at any address. */
+RKV_INLINE rkv_vec rkv_load_apart(const char *base, const size_t *offset /*[RKV_LANES]*/) {
+  __m512i all = _mm512_setzero_si512();
+  RKV_UNROLL for (int32_t i = 0; i < 4; i++) {
+    int32_t word[4];
+    RKV_UNROLL for (int32_t j = 0; j < 4; j++) memcpy(&word[j], base + offset[4 * i + j], 4);
+    const __m128i four = _mm_insert_epi32(_mm_insert_epi32(_mm_insert_epi32(_mm_cvtsi32_si128(word[0]), word[1], 1), word[2], 2), word[3], 3);
+    all = i == 0 ? _mm512_castsi128_si512(four) : i == 1 ? _mm512_inserti32x4(all, four, 1) : i == 2 ? _mm512_inserti32x4(all, four, 2) : _mm512_inserti32x4(all, four, 3);
+  }
+  return (rkv_vec)all;
+}
+
 /* 2 * RKV_LANES signed bytes as 16-bit numbers. */
 RKV_INLINE rkv_ivec rkv_widen_bytes(const void *p) {
   __m256i bytes;
@@ -461,14 +473,8 @@ RKV_INLINE rkv_ivec rkv_weave_high(rkv_ivec a, rkv_ivec b) { return (rkv_ivec)_m
 /* sum + both products of each lane. */
 RKV_INLINE rkv_ivec rkv_add_words(rkv_ivec sum, rkv_ivec a, rkv_ivec b) { return (rkv_ivec)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b); }
 
-/* As rkv_sum_rows, in whole numbers. */
-RKV_INLINE rkv_ivec rkv_int_sum_rows(rkv_ivec v[RKV_LANES]) {
-  RKV_EACH_PAIR(8, RKV_FOLD)
-  RKV_EACH_PAIR(4, RKV_FOLD)
-  RKV_EACH_PAIR(2, RKV_FOLD)
-  RKV_EACH_PAIR(1, RKV_FOLD)
-  return v[0];
-}
+/* The first n lanes of v, then those of `rest`. */
+RKV_INLINE rkv_vec rkv_first(rkv_vec v, int32_t n, rkv_vec rest) { return (rkv_vec)_mm512_mask_mov_ps((__m512)rest, (__mmask16)((1u << n) - 1), (__m512)v); }
 #else
 #define RKV_WORDS 0
 #endif
