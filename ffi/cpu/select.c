@@ -13,6 +13,14 @@ int32_t RKV_FN(rkv_centroid_scores_pieces)(const void *args, int32_t stage) {
   return stage == 0 ? a->scores.shape[0] * a->scores.shape[1] : RKV_DONE;
 }
 
+#define AHEAD (2 * RKV_LANES) /* clusters */
+
+/* Asks for share g of n floats: while one query meets a block of centroids, a part of a later block is on its way, and memory never rests. */
+RKV_INLINE void fetch_share(const float *from, int32_t n, int32_t g, int32_t shares) {
+  const int32_t share = rkv_ceil_div(rkv_ceil_div(n, shares), 16) * 16, end = rkv_min_int(n, (g + 1) * share);
+  for (int32_t i = g * share; i < end; i += 16) __builtin_prefetch(from + i);
+}
+
 /* logits[g, c] = q_g . centroid c (+ bound * |q_g| * radius c) for `queries` queries, c rounded up to whole vectors. A cluster's centroid is read once for all of
  * them. Clusters without members, and dots that are no number, become -inf: they draw nothing and are never chosen. */
 static void centroid_logits(float *logits, int32_t stride, const float *q, int32_t queries, const float *centroids, const float *radius,
@@ -25,6 +33,7 @@ static void centroid_logits(float *logits, int32_t stride, const float *q, int32
     const rkv_ivec is_candidate = end > begin;
     for (int32_t g = 0; g < queries; g++) {
       const float *query = q + (int64_t)g * dim;
+      fetch_share(centroids + (int64_t)(c + AHEAD) * dim, rkv_min_int(RKV_LANES, count - c - AHEAD) * dim, g, queries);
       rkv_vec dots = rkv_dots(query, (const char *)(centroids + (int64_t)c * dim), (size_t)dim * 4, last, dim, RKV_F32);
       if (radius) {
         const rkv_vec length = rkv_set1(bound * sqrtf(rkv_dot(query, query, dim)));
