@@ -48,12 +48,13 @@ static inline int32_t rkv_quant_part(int32_t type) { return rkv_quant_upper(type
 /* Where a part lies: its block, its number there, its bits. */
 typedef struct rkv_part { const char *block, *bits; int32_t number; } rkv_part;
 
-RKV_INLINE rkv_part rkv_part_at(int32_t type, const char *panel, int32_t k) {
-  const int32_t block = rkv_quant_block(type);
-  rkv_part part = {.block = panel + (int64_t)(k / block) * rkv_quant_bytes(type) * RKV_PANEL, .number = k % block / RKV_PART};
-  part.bits = part.block + rkv_quant_head(type) + part.number * rkv_quant_part(type);
+/* Part `number` of the block that k lies in. */
+RKV_INLINE rkv_part rkv_part_of(int32_t type, const char *panel, int32_t k, int32_t number) {
+  rkv_part part = {.block = panel + (int64_t)(k / rkv_quant_block(type)) * rkv_quant_bytes(type) * RKV_PANEL, .number = number};
+  part.bits = part.block + rkv_quant_head(type) + number * rkv_quant_part(type);
   return part;
 }
+RKV_INLINE rkv_part rkv_part_at(int32_t type, const char *panel, int32_t k) { return rkv_part_of(type, panel, k, k % rkv_quant_block(type) / RKV_PART); }
 
 RKV_INLINE rkv_uvec rkv_words(const char *at, int32_t row) { rkv_uvec v; memcpy(&v, at + row * 4, sizeof v); return v; }
 RKV_INLINE rkv_vec rkv_halves(const char *at, int32_t row) { return rkv_from_f16(rkv_load_half((const uint16_t *)at + row)); }
