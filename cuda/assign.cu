@@ -96,6 +96,8 @@ KERNEL __launch_bounds__(256) kernel_assign(const __grid_constant__ rkv_assign_a
 
 #define PASS 32 /* centroids at a time */
 
+__device__ int ended[RKV_TICKETS]; /* blocks of a head that are done: the last one says whether a label changed; 0 between launches */
+
 /* A row of shared memory: channels of a centroid, first, second or third halves. */
 template <int DIM>
 DEVICE unsigned row_of_part(unsigned tiles, int part, int chunk, int c) { return chunk_at(tiles + part * PASS * DIM * 2, c, chunk, DIM * 2); }
@@ -196,23 +198,30 @@ DEVICE void assign_halves(const rkv_assign_args &a) {
     }
   }
   changed = __syncthreads_or(changed);
-  if (THREAD == 0) ((int *)a.work.data)[(int64_t)head * gridDim.x + blockIdx.x] = changed;
+  __shared__ int is_last;
+  int *flags = (int *)a.work.data + (int64_t)head * gridDim.x; /* whether a label of a tile changed */
+  if (THREAD == 0) {
+    flags[blockIdx.x] = changed;
+    __threadfence();
+    is_last = atomicAdd(&ended[head], 1) == gridDim.x - 1;
+  }
+  __syncthreads();
+  if (!is_last || WARP > 0) return;
+  __threadfence();
+  int any = 0;
+  for (int i = LANE; i < gridDim.x; i += 32) any |= __ldcg(flags + i);
+  any = __any_sync(0xffffffffu, any);
+  if (LANE == 0) *flag(a.moved, run, head) = any, ended[head] = 0;
 }
 
-/* grid: tiles of keys, heads. work[head, tile] = whether a label changed. */
+/* grid: tiles of keys, heads. */
 KERNEL __launch_bounds__(256, 2) kernel_assign_64(const __grid_constant__ rkv_assign_args a) { begin(); assign_halves<64>(a); }
 KERNEL __launch_bounds__(256, 2) kernel_assign_128(const __grid_constant__ rkv_assign_args a) { begin(); assign_halves<128>(a); }
 
-/* moved = whether a label changed: `flags` words for each head, behind `before` others in work. A warp per head. */
-KERNEL kernel_moved(const __grid_constant__ rkv_assign_args a, int before, int flags) {
+/* After the products above: moved = whether a label changed, which is the word of each head behind `before` others in work. */
+KERNEL kernel_moved(const __grid_constant__ rkv_assign_args a, int before) {
   begin();
   const rkv_run &run = a.run;
-  for (int head = WARP; head < a.keys.shape[1]; head += WARPS) {
-    if (is_at_rest(a.moved, run, head)) continue;
-    const int *changed = (const int *)a.work.data + before + (int64_t)head * flags;
-    int any = 0;
-    for (int i = LANE; i < flags; i += 32) any |= changed[i];
-    any = __any_sync(0xffffffffu, any);
-    if (LANE == 0) *flag(a.moved, run, head) = any;
-  }
+  for (int head = THREAD; head < a.keys.shape[1]; head += THREADS)
+    if (!is_at_rest(a.moved, run, head)) *flag(a.moved, run, head) = ((const int *)a.work.data)[before + head];
 }

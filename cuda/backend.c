@@ -48,13 +48,32 @@ static int32_t run(void *state, rkv_arena_object *arena, int32_t op, const void 
 
 /* ---- a recorded step ---- */
 
+static bool are_ops(const rkv_tape *tape, int32_t i, const int32_t *wanted, int32_t count) {
+  if (i + count > tape->count) return false;
+  for (int32_t j = 0; j < count; j++)
+    if (tape->entries[i + j].op != wanted[j]) return false;
+  return true;
+}
+
+/* Launches entry i, with those behind it that one launch can do as well; returns how many. Results are the same to the bit. */
+static int32_t launch_entries(rkv_cuda *c, rkv_arena_object *arena, const rkv_tape *tape, int32_t i) {
+  static const int32_t choice[] = {RKV_OP_centroid_scores, RKV_OP_topk, RKV_OP_fill_budget, RKV_OP_attend};
+  const rkv_entry *at = &tape->entries[i];
+  if (are_ops(tape, i, choice, 3)) {
+    const void *attend = are_ops(tape, i, choice, 4) ? at[3].as.args : NULL;
+    if (rkv_cuda_choose(c, at[0].as.args, at[1].as.args, at[2].as.args, attend)) return 3;
+  }
+  ops[at->op](c, arena, at->as.args);
+  return 1;
+}
+
 /* The graph of a tape: its launches, captured instead of run. */
 static CUresult capture(rkv_cuda *c, rkv_arena_object *arena, rkv_tape *tape, CUgraphExec *graph) {
   CUgraph captured = NULL;
   CUresult result = cuStreamBeginCapture_v2(c->stream, RKV_CU_THREAD_LOCAL);
   if (result != 0) return result;
   c->result = 0;
-  for (int32_t i = 0; i < tape->count && c->result == 0; i++) ops[tape->entries[i].op](c, arena, tape->entries[i].as.args);
+  for (int32_t i = 0; i < tape->count && c->result == 0;) i += launch_entries(c, arena, tape, i);
   result = cuStreamEndCapture(c->stream, &captured);
   if (c->result != 0) result = c->result;
   if (result == 0) result = cuGraphInstantiateWithFlags(graph, captured, 0);

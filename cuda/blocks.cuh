@@ -52,5 +52,22 @@ DEVICE float shared_of(const float *mine, int rank) {
   return *mine;
 #endif
 }
+/* A word into this block's shared memory, or into the same place in another block of the cluster. */
+DEVICE void put_shared_of(unsigned *mine, int rank, unsigned x) {
+#if __CUDA_ARCH__ >= 900
+  unsigned address;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"((unsigned)__cvta_generic_to_shared(mine)), "r"(rank));
+  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+#else
+  *mine = x;
+#endif
+}
+
+/* Asks for bytes that will be wanted soon, up to the second cache: multiples of 16, at such an address. */
+DEVICE void fetch_ahead(const void *from, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  if (bytes > 0) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#endif
+}
 
 #endif

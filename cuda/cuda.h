@@ -100,6 +100,10 @@ typedef void (*rkv_cuda_op)(rkv_cuda *c, rkv_arena_object *arena, const void *ar
 RKV_OPS(X)
 #undef X
 
+/* The ops centroid_scores, topk and fill_budget as one launch, which asks for the rows that `attend` will read (NULL: no such op follows);
+ * false: they do not fit into one, nothing was done. */
+bool rkv_cuda_choose(rkv_cuda *c, const void *scores, const void *topk, const void *fill, const void *attend);
+
 /* Bytes of a row of a weight on the device: as in the file, rounded up to 16. */
 size_t rkv_cuda_stride(int32_t type, int32_t cols);
 #endif

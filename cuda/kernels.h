@@ -21,7 +21,7 @@
   X(flash_sm90a, flash_sm90a_bf16_64) X(flash_sm90a, flash_sm90a_bf16_128) X(flash_sm90a, flash_sm90a_f16_64) X(flash_sm90a, flash_sm90a_f16_128) \
   X(assign, centroid_lengths) X(assign, assign) X(assign, assign_64) X(assign, assign_128) X(assign, moved) X(cluster, seed_centroids) X(cluster, group) X(cluster, group_count) X(cluster, group_scan) \
   X(cluster, group_place) X(cluster, centroid_means) X(cluster, radius) X(cluster, permute) X(cluster, permute_back) \
-  X(select, centroid_scores) X(select, topk) X(select, fill_budget) X(select, fill_whole) X(select, page_bounds) X(select, page_scores) \
+  X(select, centroid_scores) X(select, choose) X(select, topk) X(select, fill_budget) X(select, fill_whole) X(select, page_bounds) X(select, page_scores) \
   X(select, gather_rows) X(select, set_tail) \
   X(keep, pool_scores) X(keep, keep) X(keep, move_rows) X(keep, clear_moved) X(keep, cut_rows) X(keep, evict) X(keep, evicted) \
   X(latent, project_rows) X(latent, latent_scores) X(latent, trim_index) X(latent, reconstruct) X(latent, channel_mass) X(latent, pick_channels) \
@@ -107,6 +107,7 @@ typedef struct {
 #define RKV_ASSIGN_KEYS 64
 #define RKV_ASSIGN_TILE RKV_PIECE /* keys of a block on tensor cores: work has a word for each */
 #define RKV_MEANS 256     /* threads of a block of means */
+#define RKV_FETCHED 2048  /* rows of a tail that are asked for ahead */
 #define RKV_SORTED 4096   /* ids that a block of topk sorts at a time */
 
 #endif

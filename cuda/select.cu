@@ -101,11 +101,11 @@ DEVICE void centroid_logits(float *logits, const float *q, int queries, const fl
   }
 }
 
+template <int LANES>
 DEVICE void score_centroids(float *scores, const float *q, int queries, const float *centroids, const float *radius, float bound, const int *offsets, int count, int dim,
                             int is_shared, float scale, float *logits /*[queries][share], then two for each query*/) {
   const int ranks = cluster_ranks(), share = ceil_div(count, ranks), begin_c = least(count, cluster_rank() * share), end_c = least(count, begin_c + share), mine = end_c - begin_c;
-  if (dim <= 128) centroid_logits<8>(logits, q, queries, centroids, radius, bound, offsets, begin_c, end_c, dim);
-  else centroid_logits<32>(logits, q, queries, centroids, radius, bound, offsets, begin_c, end_c, dim);
+  centroid_logits<LANES>(logits, q, queries, centroids, radius, bound, offsets, begin_c, end_c, dim);
   __syncthreads();
   if (!is_shared) {
     for (int c = THREAD; c < mine; c += THREADS) scores[begin_c + c] = logits[c]; /* one query a row */
@@ -148,38 +148,126 @@ DEVICE void score_centroids(float *scores, const float *q, int queries, const fl
 
 DEVICE float number_or_least(float x) { return x == x ? x : -INFINITE; }
 
+/* What a row of scores is made of. */
+typedef struct { int row, slot, queries, count; const int *offsets; const float *centroids, *radius, *q; float *scores; } score_of;
+DEVICE score_of score_at(const rkv_centroid_scores_args &a) {
+  const int n = a.scores.shape[1], all = a.scores.shape[2], heads = a.q.shape[1], kv_heads = a.centroids.shape[1], dim = a.q.shape[2];
+  const int row = blockIdx.x / cluster_ranks(), slot = blockIdx.y, queries = heads / n;
+  const int64_t plane = (int64_t)slot * kv_heads + row / (n / kv_heads);
+  return score_of{row, slot, queries, most(0, least(all, ((const int *)a.count.data)[slot])), (const int *)a.offsets.data + plane * (all + 1),
+                  (const float *)a.centroids.data + plane * all * dim, a.radius.data ? (const float *)a.radius.data + plane * all : NULL,
+                  (const float *)a.q.data + ((int64_t)slot * heads + row * queries) * dim, (float *)a.scores.data + ((int64_t)slot * n + row) * all};
+}
+
+DEVICE void clear_scores(const rkv_centroid_scores_args &a, const score_of &s) {
+  for (int c = s.count + cluster_rank() * THREADS + THREAD; c < a.scores.shape[2]; c += cluster_ranks() * THREADS) s.scores[c] = -INFINITE;
+}
+
 /* grid: rows of scores, each a cluster; slots. `room`: floats of shared memory. */
 KERNEL __launch_bounds__(512) kernel_centroid_scores(const __grid_constant__ rkv_centroid_scores_args a, int room) {
   extern __shared__ float logits[]; /* [room] */
   begin();
-  const int n = a.scores.shape[1], all = a.scores.shape[2], heads = a.q.shape[1], kv_heads = a.centroids.shape[1], dim = a.q.shape[2];
-  const int row = blockIdx.x / cluster_ranks(), slot = blockIdx.y, queries = heads / n;
-  const int64_t plane = (int64_t)slot * kv_heads + row / (n / kv_heads);
-  const int count = most(0, least(all, ((const int *)a.count.data)[slot]));
-  if (!((const int *)a.active.data)[slot]) return;
-  const int *offsets = (const int *)a.offsets.data + plane * (all + 1);
-  const float *centroids = (const float *)a.centroids.data + plane * all * dim, *radius = (const float *)a.radius.data + plane * all;
-  const float *q = (const float *)a.q.data + ((int64_t)slot * heads + row * queries) * dim;
-  float *scores = (float *)a.scores.data + ((int64_t)slot * n + row) * all;
+  if (!((const int *)a.active.data)[blockIdx.y]) return;
+  const score_of s = score_at(a);
+  const int dim = a.q.shape[2], is_shared = a.scores.shape[1] == a.centroids.shape[1];
   int lengths_of = -1;
   float length = 0;
-  if (room > 0) score_centroids(scores, q, queries, centroids, a.radius.data ? radius : NULL, a.bound, offsets, count, dim, n == kv_heads, a.scale, logits);
-  else score_row(scores, count, queries, n == kv_heads, a.scale, [&](int g, int c) {
-    if (offsets[c + 1] <= offsets[c]) return -INFINITE;
-    const float *query = q + (int64_t)g * dim;
-    float x = warp_dot(query, RKV_F32, centroids + (int64_t)c * dim, dim);
-    if (a.radius.data) {
+  if (room > 0 && dim <= 128) score_centroids<8>(s.scores, s.q, s.queries, s.centroids, s.radius, a.bound, s.offsets, s.count, dim, is_shared, a.scale, logits);
+  else if (room > 0) score_centroids<32>(s.scores, s.q, s.queries, s.centroids, s.radius, a.bound, s.offsets, s.count, dim, is_shared, a.scale, logits);
+  else score_row(s.scores, s.count, s.queries, is_shared, a.scale, [&](int g, int c) {
+    if (s.offsets[c + 1] <= s.offsets[c]) return -INFINITE;
+    const float *query = s.q + (int64_t)g * dim;
+    float x = warp_dot(query, RKV_F32, s.centroids + (int64_t)c * dim, dim);
+    if (s.radius) {
       if (lengths_of != g) length = a.bound * sqrtf(warp_dot(query, RKV_F32, query, dim)), lengths_of = g;
-      x = fmaf(length, radius[c], x);
+      x = fmaf(length, s.radius[c], x);
     }
     return number_or_least(x);
   });
   if (room == 0) {
     __syncthreads();
-    for (int c = THREAD; c < count; c += THREADS)
-      if (offsets[c + 1] <= offsets[c]) scores[c] = -INFINITE;
+    for (int c = THREAD; c < s.count; c += THREADS)
+      if (s.offsets[c + 1] <= s.offsets[c]) s.scores[c] = -INFINITE;
   }
-  for (int c = count + cluster_rank() * THREADS + THREAD; c < all; c += cluster_ranks() * THREADS) scores[c] = -INFINITE;
+  clear_scores(a, s);
+}
+
+/* Scores, order and rows at once: what topk and fill_budget make of the scores, of up to 128 channels. A block has a share of the clusters; of
+ * all it knows rank and size, so that one pass over them tells how many clusters, and how many rows, come before one of its own. What will be
+ * read is asked for: centroids before the kernel in front has ended; sink, tail (of `fetched`, or keys.data NULL) and the chosen rows for the
+ * attention that follows. The grid is that of the scores. */
+KERNEL __launch_bounds__(512) kernel_choose(const __grid_constant__ rkv_centroid_scores_args a, const __grid_constant__ rkv_topk_args t, const __grid_constant__ rkv_fill_budget_args f,
+                                            const __grid_constant__ rkv_rows_data fetched, int sink, int room) {
+  extern __shared__ float logits[]; /* [room], then ranks and sizes of all clusters, rounded up to 4 */
+  __shared__ int shared[32];
+  const int is_active = ((const int *)a.active.data)[blockIdx.y]; /* written before the step, as counts of clusters are */
+  const score_of s = score_at(a);
+  const int n = a.scores.shape[1], padded = (s.count + 3) / 4 * 4, dim = a.q.shape[2], k = t.order.shape[2], budget = f.index.shape[2];
+  const int share = ceil_div(s.count, cluster_ranks()), begin_c = least(s.count, cluster_rank() * share), end_c = least(s.count, begin_c + share);
+  for (int c = begin_c + THREAD * 4; is_active && c < end_c; c += 4 * THREADS) fetch_ahead(s.centroids + (int64_t)c * dim, least(4, end_c - c) * dim * 4);
+  begin();
+  if (!is_active) return;
+  const int row_size = (int)row_bytes(fetched.keys.dtype, dim), held = fetched.keys.data ? fetched.row_end[s.slot] : 0;
+  const char *plane = (const char *)(LANE == 0 ? fetched.keys : fetched.values).data + ((int64_t)s.slot * n + s.row) * fetched.capacity * row_size;
+  const auto fetch_rows = [&](int first, int rows) { /* by two lanes: keys and values */
+    if (LANE < 2 && first >= 0) fetch_ahead(plane + (int64_t)first * row_size, least(rows, held - first) * row_size);
+  };
+  if (held > 0 && cluster_rank() == 0 && WARP == 0) {
+    fetch_rows(0, sink);
+    fetch_rows(most(fetched.tail_begin[s.slot], sink), RKV_FETCHED);
+  }
+  score_centroids<8>(s.scores, s.q, s.queries, s.centroids, s.radius, a.bound, s.offsets, s.count, dim, 1, a.scale, logits);
+  clear_scores(a, s);
+  int *order = (int *)t.order.data + ((int64_t)s.slot * n + s.row) * k, *index = (int *)f.index.data + ((int64_t)s.slot * n + s.row) * budget;
+  unsigned *rank = (unsigned *)logits + (room + 3) / 4 * 4, *size = rank + padded;
+  for (int c = begin_c + THREAD; c < end_c; c += THREADS) { /* written by this very thread */
+    const unsigned mine = rank_of(s.scores[c]), rows = (unsigned)most(0, s.offsets[c + 1] - s.offsets[c]);
+    for (int r = 0; r < cluster_ranks(); r++) {
+      put_shared_of(rank + c, r, mine);
+      put_shared_of(size + c, r, rows);
+    }
+  }
+  if (THREAD < padded - s.count) rank[s.count + THREAD] = NO_RANK, size[s.count + THREAD] = 0;
+  cluster_sync();
+  int numbers = 0;
+  for (int c = THREAD; c < s.count; c += THREADS) numbers += rank[c] != NO_RANK;
+  numbers = block_sum_int(numbers, shared);
+  const int last = least(k, numbers) - 1;
+  for (int at = THREAD; at < ((end_c - begin_c) * 8 + 31) / 32 * 32; at += THREADS) { /* eight threads a cluster; whole warps */
+    const int c = begin_c + at / 8;
+    const unsigned mine = c < end_c ? rank[c] : NO_RANK;
+    int before = 0, start = 0;
+    const auto count = [&](int is_before, unsigned rows) {
+      before += is_before;
+      start += is_before ? (int)rows : 0;
+    };
+    for (int j = 4 * (at % 8); j < padded; j += 32) { /* an equal one comes before if its number does */
+      const uint4 r = *(const uint4 *)(rank + j), rows = *(const uint4 *)(size + j);
+      count(r.x < mine + (j < c), rows.x);
+      count(r.y < mine + (j + 1 < c), rows.y);
+      count(r.z < mine + (j + 2 < c), rows.z);
+      count(r.w < mine + (j + 3 < c), rows.w);
+    }
+    for (int d = 4; d > 0; d /= 2) {
+      before += __shfl_xor_sync(0xffffffffu, before, d);
+      start += __shfl_xor_sync(0xffffffffu, start, d);
+    }
+    const int is_chosen = at % 8 == 0 && mine != NO_RANK && before < k;
+    if (is_chosen) order[before] = c;
+    unsigned chosen = __ballot_sync(0xffffffffu, is_chosen && (start < budget || before == last));
+    while (chosen) { /* a warp writes the rows of one after the other */
+      const int lane = __ffs(chosen) - 1, whose = __shfl_sync(0xffffffffu, c, lane), from = __shfl_sync(0xffffffffu, start, lane);
+      const int is_last = __shfl_sync(0xffffffffu, before, lane) == last, rows = (int)size[whose], first = s.offsets[whose];
+      fetch_rows(first, least(rows, budget - from));
+      for (int r = LANE; r < rows && from + r < budget; r += 32) index[from + r] = first + r;
+      for (int i = from + rows + LANE; is_last && i < budget; i += 32) index[i] = -1;
+      chosen &= chosen - 1;
+    }
+  }
+  if (cluster_rank() == 0) {
+    for (int i = numbers + THREAD; i < k; i += THREADS) order[i] = -1;
+    for (int i = THREAD; last < 0 && i < budget; i += THREADS) index[i] = -1;
+  }
 }
 
 /* Pages that neither sink nor tail reaches into. max(q m, q M) = min(q, 0) m + max(q, 0) M. */

@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
+import { randomModel } from "../../bench/cuda_model.ts";
 import { type Device, isas, open } from "../../lib/device.ts";
 import { load, type LoadedModel } from "../../lib/model.ts";
 import { clusterKV } from "../../lib/policies/cluster_kv.ts";
@@ -232,35 +233,61 @@ function ownProducts(): Check[] {
   }];
 }
 
-/** What a slot computes is the same to the bit, however many others there are. */
+/** What a slot computes is the same to the bit, however many others there are, and however many there is room for. */
 function slots(): Check[] {
-  return (["bf16", "f16"] as const).flatMap((weights) =>
-    [[0], [3], [0, 1, 2, 3, 4, 5, 6], [3, 9, 10, 11, 12, 13, 14, 15, 16], Array.from({ length: 40 }, (_, i) => i)].map((taking): Check => ({
-      group: "slots",
-      name: `of ${taking.length} from ${taking[0]} on, ${weights}`,
-      async run() {
-        const [count, hidden, intermediate] = [41, 512, 1120];
-        const layerAlone = (active: readonly number[]): Case => {
-          const r = random(`slots ${weights}`);
-          const args = {
-            x: tensor("f32", [count, hidden], r.normal),
-            attended: tensor("f32", [count, 8, 64], r.normal),
-            layer: layer({ hidden, kvHeads: 2, group: 4, headDim: 64, intermediate, weights }, r),
-            active: activeSlots(count, Array.from({ length: count }, (_, i) => i).filter((i) => !active.includes(i))),
-            work: work(count * (hidden + 2 * intermediate)),
-            count,
-          };
-          return { op: "attnOut", name: "", within: exact, make: () => args };
-        };
-        const together = (await runCase(await cuda(), layerAlone(taking))).get("x")!;
-        for (const slot of [taking[0], taking.at(-1)!]) {
-          const alone = (await runCase(await cuda(), layerAlone([slot]))).get("x")!;
-          const row = [slot * hidden * 4, (slot + 1) * hidden * 4];
-          assertEquals(together.slice(...row), alone.slice(...row));
-        }
-      },
-    }))
+  const taken = [[0], [3], [0, 1, 2, 3, 4, 5, 6], [3, 9, 10, 11, 12, 13, 14, 15, 16], Array.from({ length: 40 }, (_, i) => i)];
+  const [most, hidden] = [41, 512];
+  const run = async (weights: "bf16" | "f16", intermediate: number, active: readonly number[], count: number): Promise<Uint8Array> => {
+    const r = random(`slots ${weights}`);
+    const [x, attended] = [r, r].map(() => Float32Array.from({ length: most * hidden }, r.normal));
+    const args = {
+      x: tensor("f32", [count, hidden], (i) => x[i]),
+      attended: tensor("f32", [count, 8, 64], (i) => attended[i]),
+      layer: layer({ hidden, kvHeads: 2, group: 4, headDim: 64, intermediate, weights }, r),
+      active: activeSlots(count, Array.from({ length: count }, (_, i) => i).filter((i) => !active.includes(i))),
+      work: work(count * (hidden + 2 * intermediate)),
+      count,
+    };
+    return (await runCase(await cuda(), { op: "attnOut", name: "", within: exact, make: () => args })).get("x")!;
+  };
+  const rows = (["bf16", "f16"] as const).flatMap((weights) =>
+    [1088, 1120].flatMap((intermediate) => // whole lines of 128 bytes, and not
+      taken.map((taking): Check => ({
+        group: "slots",
+        name: `of ${taking.length} from ${taking[0]} on, ${weights}, ${intermediate} wide`,
+        async run() {
+          const together = await run(weights, intermediate, taking, taking.at(-1)! + 1);
+          for (const slot of [taking[0], taking.at(-1)!]) {
+            for (const count of [slot + 1, most]) {
+              const alone = await run(weights, intermediate, [slot], count);
+              const row = [slot * hidden * 4, (slot + 1) * hidden * 4];
+              assertEquals(together.slice(...row), alone.slice(...row));
+            }
+          }
+        },
+      }))
+    )
   );
+  const sessions = [1, 8, 12, 40].map((slots): Check => ({
+    group: "slots",
+    name: `a recorded step of ${slots} gives what one op by op does`,
+    async run() {
+      const shape = { name: "small", layers: 3, hidden: 512, heads: 8, kvHeads: 2, headDim: 64, intermediate: 1088, vocab: 1999, tied: true };
+      using model = await randomModel(await cuda(), shape);
+      const prompt = Array.from({ length: 300 }, (_, i) => (i * 37) % 1999);
+      const runs = [];
+      for (const eager of [false, true]) {
+        const kv = clusterKV({ budget: 64, tokensPerCluster: 16, segment: 128, every: 64, exempt: [1] });
+        using session = model.session({ kv, eager, slots, capacity: 512, kvDtype: "bf16", chunk: 100 });
+        for (let slot = 0; slot < slots; slot++) await session.prefill(prompt.slice(slot), { slot });
+        const tokens = [];
+        for await (const { token } of session.decode({ maxTokens: 24, stop: [] })) tokens.push(token);
+        runs.push({ tokens, first: await session.logits({ slot: 0 }), last: await session.logits({ slot: slots - 1 }) });
+      }
+      assertEquals(runs[0], runs[1]);
+    },
+  }));
+  return [...rows, ...sessions];
 }
 
 /** Segments that are clustered beside the next chunks are those that are clustered in turn: with its clock on, a device runs op by op. */
