@@ -41,6 +41,9 @@ FATBIN rkv_fatbin_assign[] = {
 FATBIN rkv_fatbin_cluster[] = {
 #embed "cluster.fatbin"
 };
+FATBIN rkv_fatbin_scores[] = {
+#embed "scores.fatbin"
+};
 FATBIN rkv_fatbin_select[] = {
 #embed "select.fatbin"
 };

@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 /* Modules: cuda/<name>.cu, one fatbin each. Those named _sm90a are for compute capability 9.0 alone. */
-#define RKV_MODULE_NAMES(X) X(linear) X(step) X(tensor) X(decoder) X(attention) X(decode) X(chunk) X(flash) X(flash_sm90a) X(assign) X(cluster) X(select) X(keep) X(latent) X(sample)
+#define RKV_MODULE_NAMES(X) X(linear) X(step) X(tensor) X(decoder) X(attention) X(decode) X(chunk) X(flash) X(flash_sm90a) X(assign) X(cluster) X(scores) X(select) X(keep) X(latent) X(sample)
 
 /* X(module, name): kernel_<name>. */
 #define RKV_KERNELS(X) \
@@ -21,7 +21,7 @@
   X(flash_sm90a, flash_sm90a_bf16_64) X(flash_sm90a, flash_sm90a_bf16_128) X(flash_sm90a, flash_sm90a_f16_64) X(flash_sm90a, flash_sm90a_f16_128) \
   X(assign, centroid_lengths) X(assign, assign) X(assign, assign_64) X(assign, assign_128) X(assign, moved) X(cluster, seed_centroids) X(cluster, group) X(cluster, group_count) X(cluster, group_scan) \
   X(cluster, group_place) X(cluster, centroid_means) X(cluster, radius) X(cluster, permute) X(cluster, permute_back) \
-  X(select, centroid_scores) X(select, choose) X(select, topk) X(select, fill_budget) X(select, fill_whole) X(select, page_bounds) X(select, page_scores) \
+  X(scores, centroid_scores) X(scores, choose) X(scores, page_bounds) X(scores, page_scores) X(select, topk) X(select, fill_budget) X(select, fill_whole) \
   X(select, gather_rows) X(select, set_tail) \
   X(keep, pool_scores) X(keep, keep) X(keep, move_rows) X(keep, clear_moved) X(keep, cut_rows) X(keep, evict) X(keep, evicted) \
   X(latent, project_rows) X(latent, latent_scores) X(latent, trim_index) X(latent, reconstruct) X(latent, channel_mass) X(latent, pick_channels) \
