@@ -17,6 +17,7 @@ import { full } from "../lib/policies/full.ts";
 import type { Policy } from "../lib/policies/policy.ts";
 import type { Session } from "../lib/session.ts";
 import { attentionOps, copyRate, productOps, productRate, randomModel, type Shape, shapes, stepBytes } from "./cuda_model.ts";
+import { manual } from "./manual.ts";
 import { median } from "./numbers.ts";
 import { choosing, clocked, clustering } from "./shares.ts";
 
@@ -26,6 +27,7 @@ interface Reading {
   readonly kv: () => Policy;
 }
 
+manual(import.meta.url);
 const clusters = (budget: number, exempt: number[]): Reading => ({ budget, exempt, kv: () => clusterKV({ budget, exempt }) });
 const readings: Readonly<Record<string, Reading>> = {
   full: { budget: 0, exempt: [], kv: full },

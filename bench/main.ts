@@ -19,6 +19,7 @@ import { full } from "../lib/policies/full.ts";
 import type { Policy } from "../lib/policies/policy.ts";
 import { kvRowBytes, prefillFloor, stepFloor } from "./floors.ts";
 import { type Limits, measureLimits, measureRead } from "./limits.ts";
+import { manual } from "./manual.ts";
 import { median, Tokens } from "./numbers.ts";
 import { measureOps } from "./ops.ts";
 import { decodeTimes, filled, likeliest, prefillTime, slotsRate } from "./ours.ts";
@@ -43,6 +44,7 @@ export interface Row {
   readonly bandwidth?: number;
 }
 
+manual(import.meta.url);
 const here = fileURLToPath(new URL(".", import.meta.url));
 const { values: options } = parseArgs({
   args: process.argv.slice(2),

@@ -30,7 +30,9 @@ import {
   slidingWindow,
   snapKV,
 } from "../mod.ts";
+import { manual } from "./manual.ts";
 
+manual(import.meta.url);
 const FACTS = 40;
 const args = parseArgs(process.argv.slice(2), {
   string: ["documents", "context", "seed", "only", "json"],

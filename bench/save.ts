@@ -12,9 +12,11 @@ import { parseArgs } from "node:util";
 import { load } from "../lib/model.ts";
 import { clusterKV } from "../lib/policies/cluster_kv.ts";
 import { full } from "../lib/policies/full.ts";
+import { manual } from "./manual.ts";
 import { median, Tokens } from "./numbers.ts";
 import { filled } from "./ours.ts";
 
+manual(import.meta.url);
 const { values: options } = parseArgs({
   options: {
     model: { type: "string" },
