@@ -25,12 +25,13 @@ RKV_INLINE rkv_ivec first_sum(const rkv_x_block *x, int32_t half, int32_t halves
 /* ---- few rows -------------------------------------------------------------------------------------------------------------------------- */
 
 /* Bytes ahead of the part at hand that are asked for into L2. With a page of it two cores of a Zen 5 read Q4_K at 35 GB/s instead of 27, and with
- * four rows of x at 31 instead of 16; Q8_0, which is taken apart with nothing, at 44 instead of 38 with four rows (bench/ops.ts). */
-#define AHEAD 4096
+ * four rows of x at 31 instead of 16; Q8_0, which is taken apart with nothing, at 44 instead of 38 with four rows, but with one row it reads 4 %
+ * more with half a page (bench/ops.ts). */
+#define AHEAD(type, rows) ((type) == RKV_WEIGHT_Q8_0 && (rows) == 1 ? 2048 : 4096)
 
-RKV_INLINE void fetch_ahead(int32_t type, rkv_part part) {
+RKV_INLINE void fetch_ahead(int32_t type, int32_t rows, rkv_part part) {
   const int32_t bytes = rkv_quant_part(type) + rkv_quant_head(type) * RKV_PART / rkv_quant_block(type);
-  for (int32_t at = 0; at < bytes; at += 64) __builtin_prefetch(part.bits + AHEAD + at, 0, 2);
+  for (int32_t at = 0; at < bytes; at += 64) __builtin_prefetch(part.bits + AHEAD(type, rows) + at, 0, 2);
 }
 
 /* c[rows, vecs * RKV_LANES] for outputs from `col` on. type, rows and vecs are constants. */
@@ -46,7 +47,7 @@ RKV_INLINE void few(float *c, const char *panels, size_t panel_bytes, int32_t co
       rkv_part part[4];
       rkv_x_block block[RKV_FEW_ROWS];
       RKV_UNROLL for (int32_t v = 0; v < vecs; v++) part[v] = rkv_part_of(type, panels + (size_t)((col + v * RKV_LANES) / RKV_PANEL) * panel_bytes, k0 + begin, p);
-      RKV_UNROLL for (int32_t v = 0; v < vecs; v += RKV_PANEL / RKV_LANES) fetch_ahead(type, part[v]);
+      RKV_UNROLL for (int32_t v = 0; v < vecs; v += RKV_PANEL / RKV_LANES) fetch_ahead(type, rows, part[v]);
       RKV_UNROLL for (int32_t i = 0; i < rows; i++) block[i] = rkv_x_at(x, i, k / RKV_PART);
       RKV_UNROLL for (int32_t half = 0; half < halves; half++) {
         rkv_ivec dot[RKV_FEW_ROWS][4];
