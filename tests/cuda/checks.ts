@@ -251,7 +251,8 @@ function slots(): Check[] {
     return (await runCase(await cuda(), { op: "attnOut", name: "", within: exact, make: () => args })).get("x")!;
   };
   const rows = (["bf16", "f16"] as const).flatMap((weights) =>
-    [1088, 1120].flatMap((intermediate) => // whole lines of 128 bytes, and not
+    [1088, 1120].flatMap((intermediate) =>
+      // whole lines of 128 bytes, and not
       taken.map((taking): Check => ({
         group: "slots",
         name: `of ${taking.length} from ${taking[0]} on, ${weights}, ${intermediate} wide`,
@@ -272,7 +273,17 @@ function slots(): Check[] {
     group: "slots",
     name: `a recorded step of ${slots} gives what one op by op does`,
     async run() {
-      const shape = { name: "small", layers: 3, hidden: 512, heads: 8, kvHeads: 2, headDim: 64, intermediate: 1088, vocab: 1999, tied: true };
+      const shape = {
+        name: "small",
+        layers: 3,
+        hidden: 512,
+        heads: 8,
+        kvHeads: 2,
+        headDim: 64,
+        intermediate: 1088,
+        vocab: 1999,
+        tied: true,
+      };
       using model = await randomModel(await cuda(), shape);
       const prompt = Array.from({ length: 300 }, (_, i) => (i * 37) % 1999);
       const runs = [];
