@@ -157,7 +157,7 @@ if (args.json) {
 
 function isWanted(name: string): boolean {
   return args.only === undefined ||
-    args.only.split(";").some((part) => name.startsWith(part));
+    args.only.split(";").some((part: string) => name.startsWith(part));
 }
 
 /** Runs a policy over all documents; returns which questions it answered. */
