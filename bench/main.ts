@@ -1,10 +1,10 @@
 /**
  * Benchmarks recallkv on a CPU, against this machine's limits and against llama.cpp on the same files in the same run.
- *   npm run bench -- --model FILE.gguf [--model …] [--json FILE] [--quick | --prefill LENGTHS --decode ROWS] [--peer FOLDER] [--threads N]
- *     [--isa NAME] [--no-peer] [--beside N]
- * --quick: prefill of 512 and 4,096 tokens, decoding at 0 and 32,768, full and clusterKV at 1,024. --prefill, --decode: these alone, as
- * 512,32768. --peer: where node-llama-cpp is installed (bench/). --beside: N busy programs meanwhile. Both sides are first shown to compute
- * the same.
+ *   npm run bench -- --model FILE.gguf [--model …] [--json FILE] [--quick | --prefill LENGTHS --decode ROWS --ops]
+ *     [--peer FOLDER] [--threads N] [--isa NAME] [--no-peer] [--beside N]
+ * --quick: prefill of 512 and 4,096 tokens, decoding at 0 and 32,768, full and clusterKV at 1,024. --prefill, --decode, --ops (single ops):
+ * these alone, as 512,32768. --peer: where node-llama-cpp is installed (bench/). --beside: N busy programs meanwhile. Both sides are first
+ * shown to compute the same.
  */
 import { execFileSync, spawn } from "node:child_process";
 import { writeFileSync } from "node:fs";
@@ -57,6 +57,7 @@ const { values: options } = parseArgs({
     peer: { type: "string", default: here },
     "no-peer": { type: "boolean", default: false },
     beside: { type: "string", default: "0" },
+    ops: { type: "boolean", default: false },
     threads: { type: "string", default: String(cpus().length) },
     isa: { type: "string" },
   },
@@ -69,7 +70,7 @@ if (!options.model) {
 const threads = Number(options.threads);
 const quick = options.quick;
 const deepest = 32768;
-const isPart = options.prefill !== undefined || options.decode !== undefined;
+const isPart = options.prefill !== undefined || options.decode !== undefined || options.ops;
 const [prefills, decodes] = isPart
   ? [options.prefill, options.decode].map((list = "") => list.split(",").filter(Boolean).map(Number))
   : quick
@@ -81,9 +82,12 @@ for (const length of [...prefills, ...decodes]) {
   }
 }
 
-for (let i = 0; i < Number(options.beside); i++) {
-  const busy = spawn("sh", ["-c", "while :; do :; done"], { stdio: "ignore" });
-  process.on("exit", () => busy.kill());
+const beside = Number(options.beside);
+if (!(Number.isInteger(beside) && beside >= 0)) {
+  throw new RangeError(`Cannot benchmark beside ${options.beside} programs: want a whole number`);
+}
+for (let i = 0; i < beside; i++) { // busy for as long as this program is there, however it ends
+  spawn("sh", ["-c", "while kill -0 $PPID 2>/dev/null; do :; done"], { stdio: "ignore" }).unref();
 }
 
 const say = (text: string) => console.log(text);
@@ -123,7 +127,7 @@ async function benchModel(path: string): Promise<void> {
   const [peer, name] = options["no-peer"] ? [null, ""] : await Peer.start(options.peer, path, threads, deepest + 512);
   try {
     if (peer) await compare(model, peer, name, tokens);
-    if (!quick && !isPart) {
+    if (options.ops || (!quick && !isPart)) {
       const ops = await measureOps(model, limits, deepest);
       for (const { op, what, ms, rate, unit, share } of ops) {
         say(
@@ -319,16 +323,16 @@ async function benchDecode(
       bandwidth,
     });
     if (kv.name === "full") continue;
-    const { part, all } = await clocked(session, choosing, () => decodeTimes(session, steps));
-    const layers = model.shape.layers - exempt.length;
-    const select = 1e6 * part / (steps + 1) / layers;
-    say(`choosing: ${select.toFixed(0)} us a layer, ${(100 * part / all).toFixed(1)} % of a step`);
+    const { each, part, all } = await clocked(session, choosing, () => decodeTimes(session, steps));
+    const ofLayer = (seconds: number) => 1e6 * seconds / (steps + 1) / (model.shape.layers - exempt.length);
+    const ops = Object.entries(each).map(([op, seconds]) => `${op} ${ofLayer(seconds).toFixed(0)}`).join(", ");
+    say(`choosing: ${ofLayer(part).toFixed(0)} us a layer (${ops}), ${(100 * part / all).toFixed(1)} % of a step`);
     report.select = [...(report.select as unknown[] ?? []), {
       file: basename(path),
       context: depth,
       budget,
       exempt,
-      microseconds: select,
+      microseconds: ofLayer(part),
       share: part / all,
     }];
   }

@@ -1,26 +1,22 @@
 /** What clustering takes of a prompt and choosing of a step, by the device's own clock. */
-import type { OpTimes } from "../lib/device.ts";
 import type { Session } from "../lib/session.ts";
 
 export const clustering = ["seedCentroids", "assign", "group", "centroidMeans", "radius", "permuteRows"];
 export const choosing = ["centroidScores", "topk", "fillBudget", "fillWhole"];
 
-/** What ran between two readings of the clock, in seconds: some ops, and all. */
-export function secondsOf(ops: readonly string[], before: OpTimes, after: OpTimes): { part: number; all: number } {
-  const sum = (names: readonly string[]) => names.reduce((sum, op) => sum + (after[op]?.seconds ?? 0) - (before[op]?.seconds ?? 0), 0);
-  return { part: sum(ops), all: sum(Object.keys(after).filter((op) => op !== "replay")) };
-}
-
-/** The same of what `run` does with a session. */
+/** Seconds that some ops took while `run` did something with a session, each of them and together, and that all ops took. */
 export async function clocked(
   session: Session,
   ops: readonly string[],
   run: () => Promise<unknown>,
-): Promise<{ part: number; all: number }> {
+): Promise<{ each: Record<string, number>; part: number; all: number }> {
   session.clock(true);
   const before = await session.times();
   await run();
   const after = await session.times();
   session.clock(false);
-  return secondsOf(ops, before, after);
+  const seconds = (op: string) => (after[op]?.seconds ?? 0) - (before[op]?.seconds ?? 0);
+  const sum = (names: readonly string[]) => names.reduce((total, op) => total + seconds(op), 0);
+  const each = Object.fromEntries(ops.map((op) => [op, seconds(op)]).filter(([, taken]) => taken as number > 0));
+  return { each, part: sum(ops), all: sum(Object.keys(after).filter((op) => op !== "replay")) };
 }

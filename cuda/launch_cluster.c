@@ -87,7 +87,8 @@ bool rkv_cuda_choose(rkv_cuda *c, const void *scores, const void *topk, const vo
   const rkv_attend_args *next = attend;
   rkv_rows_data fetched = {.capacity = 0};
   int32_t sink = 0;
-  if (next != NULL && next->index.data == f.index.data && rkv_row_bytes(next->rows->keys.dtype, a.q.shape[2]) % 16 == 0) fetched = *next->rows, sink = next->sink;
+  if (next != NULL && next->index.data == f.index.data && next->rows->keys.dtype == next->rows->values.dtype && rkv_row_bytes(next->rows->keys.dtype, a.q.shape[2]) % 16 == 0)
+    fetched = *next->rows, sink = next->sink;
   const uint32_t bytes = (uint32_t)((s.room + 3) / 4 * 4 + 2 * ((clusters + 3) / 4 * 4)) * 4;
   rkv_launch_clusters(c, RKV_KERNEL_choose, (uint32_t)n, (uint32_t)a.scores.shape[0], (uint32_t)s.ranks, 512, bytes, (void *[]){&a, &t, &f, &fetched, &sink, &s.room});
   return true;

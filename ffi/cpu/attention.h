@@ -15,7 +15,7 @@ typedef struct rkv_step {
   int32_t *list;                    /* [rows], with room for RKV_LANES more */
   const int32_t *next;              /* [next_rows]: rows whose keys are wanted after these */
   int32_t next_rows, cold;          /* cold: nobody has asked for the keys of the rows at hand */
-  float *s;                         /* logits, then probabilities: [rows][1, 2 or 4 heads] */
+  float *s;                         /* logits, then probabilities: [rows][1, 2 or 4 heads]; of q8 rows [heads][rows] */
   float *sums;                      /* [heads][dim + 2]: sum of probability * value, largest logit, sum of probabilities */
 } rkv_step;
 
