@@ -3,6 +3,7 @@ import type { OpTimes } from "./device.ts";
 import type { LoadedModel } from "./model.ts";
 import { RecallError } from "./errors.ts";
 import { Mark } from "./kv/mark.ts";
+import { Marks } from "./kv/marks.ts";
 import { emptySlot, type SlotState } from "./kv/slot.ts";
 import { knownOptions } from "./options.ts";
 import { full } from "./policies/full.ts";
@@ -42,7 +43,7 @@ export class Session {
   /** What `save` was given beside the session, once it has come back. */
   note: unknown;
   readonly #room: SessionRoom;
-  readonly #marks = new Set<Mark>();
+  readonly #marks = new Marks();
   #busy: string | null = null;
   /** The slot whose prompt is interrupted for others. */
   #reading: number | null = null;
@@ -209,9 +210,8 @@ export class Session {
   /** A place to come back to with `rewind`: small copies, no rows that stay where they are. */
   mark(slot = 0): Mark {
     this.#idle("mark");
-    const mark = new Mark(this.#room.device, this.#room.device.kernels, slot, this.#slot(slot), this.#room.marked, this.#room.layers);
-    this.#marks.add(mark);
-    return mark;
+    const room = this.#room;
+    return this.#marks.add(new Mark(room.device, room.device.kernels, slot, this.#slot(slot), room.marked, room.layers));
   }
 
   /** Comes back to a mark, as if nothing had happened since; marks made later are void. */
@@ -225,7 +225,7 @@ export class Session {
 
   /** Gives a mark's memory back: one cannot come back to it any more. */
   forget(mark: Mark): void {
-    if (this.#marks.delete(mark)) mark[Symbol.dispose]();
+    this.#marks.forget(mark);
   }
 
   /** Empties a slot. */
@@ -307,7 +307,7 @@ export class Session {
   [Symbol.dispose](): void {
     if (this.#closed) return;
     this.#closed = true;
-    for (const mark of this.#marks) mark[Symbol.dispose]();
+    this.#marks[Symbol.dispose]();
     this.#room.arena[Symbol.dispose]();
   }
 
@@ -330,11 +330,11 @@ export class Session {
     if (shared === text.length && (shared < all.length || shared === this.length(slot))) return all.slice(shared);
     const fits = ({ slot: of, state: { tokens, next } }: Mark) =>
       of === slot && !next?.token && sharedTokens(tokens, all) === tokens.length;
-    const mark = [...this.#marks].filter(fits).at(-1);
+    const mark = this.#marks.newest(fits);
     const cut = this.#room.canCut ? Math.min(shared, this.#slot(slot).dense, all.length - 1) : 0;
     if (cut > (mark?.length ?? 0)) {
       this.#room.cut(slot, cut);
-      this.#forgetAfter(slot, (other) => other.length <= cut);
+      this.#marks.keep(slot, (other) => other.length <= cut);
     } else if (mark) this.#rewind(mark);
     else this.#empty(slot);
     return all.slice(this.text(slot).length);
@@ -342,9 +342,7 @@ export class Session {
 
   #rewind(mark: Mark): void {
     this.#restore(mark);
-    const marks = [...this.#marks].filter(({ slot }) => slot === mark.slot);
-    const earlier = marks.slice(0, marks.indexOf(mark) + 1);
-    this.#forgetAfter(mark.slot, (other) => earlier.includes(other));
+    this.#marks.keepUpTo(mark);
   }
 
   #empty(slot: number): void {
@@ -355,12 +353,7 @@ export class Session {
     room.memory.reset(slot);
     room.keeper.write(slot, held);
     for (const { rows } of room.layers) rows.release(slot, 0);
-    this.#forgetAfter(slot, () => false);
-  }
-
-  /** Marks of a slot that are not to be kept are void. */
-  #forgetAfter(slot: number, keep: (mark: Mark) => boolean): void {
-    for (const mark of [...this.#marks]) if (mark.slot === slot && !keep(mark)) this.forget(mark);
+    this.#marks.keep(slot, () => false);
   }
 
   #restore(mark: Mark): void {

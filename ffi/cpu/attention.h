@@ -7,6 +7,8 @@
 #define RKV_STEP_LIST ((RKV_PIECE + RKV_LANES) * 4)            /* bytes: room to fill up the last vector's worth of rows */
 #define RKV_STEP_LOGITS ((RKV_PIECE + RKV_LANES) * 4 * 4)      /* bytes: up to four heads side by side */
 
+#define RKV_LOG2_E 1.44269504088896341f                        /* in units of ln 2, e^x is 2^x */
+
 /* Rows of one KV head and what is done with them. */
 typedef struct rkv_step {
   const char *keys, *values;        /* row 0 of the head's plane */

@@ -9,7 +9,6 @@
 
 #define TILE 128                     /* rows; tiles begin at multiples of it */
 #define GROUP 12                     /* pairs that share a register tile of rkv_panel_pairs */
-#define LOG2_E 1.44269504088896341f
 
 typedef struct {
   const rkv_attend_chunk_args *op;
@@ -108,7 +107,7 @@ static range soften(const block *b, int32_t pair, float *s, uint32_t *p, int64_t
     for (; j + RKV_LANES <= end; j += RKV_LANES) most = rkv_max(rkv_load(s + j), most);
   for (; j < end; j += RKV_LANES) {
     rkv_vec v = rkv_load(s + j);
-    if (cap > 0) v = rkv_soft_cap(v, cap) * rkv_set1(LOG2_E);
+    if (cap > 0) v = rkv_soft_cap(v, cap) * rkv_set1(RKV_LOG2_E);
     if (end - j < RKV_LANES) v = rkv_first(v, end - j, rkv_set1(-INFINITY));
     if (layer->window > 0) v = rkv_select(hidden(b, self, tile + j, rkv_min_int(end - j, RKV_LANES)), rkv_set1(-INFINITY), v);
     rkv_store(s + j, v);
@@ -188,7 +187,7 @@ static void attend_tile(const block *b, int64_t tile, int32_t rows) {
 /* Queries in units of logits, so that their products need no scale. */
 static void start(const block *b) {
   const rkv_attend_chunk_args *op = b->op;
-  const rkv_vec scale = rkv_set1(op->layer->soft_cap > 0 ? op->layer->scale : op->layer->scale * LOG2_E);
+  const rkv_vec scale = rkv_set1(op->layer->soft_cap > 0 ? op->layer->scale : op->layer->scale * RKV_LOG2_E);
   for (int32_t pair = 0; pair < b->rows; pair++) {
     const int32_t query = (b->first + pair) / b->group, head = b->kv_head * b->group + (b->first + pair) % b->group;
     const char *q = (const char *)((const float *)op->q.data + ((int64_t)query * op->layer->heads + head) * b->dim);
@@ -210,7 +209,7 @@ static void finish(const block *b) {
     const float sum = b->sum[pair], inverse = sum == 0 ? 0 : 1 / sum, *acc = b->acc + (int64_t)pair * b->width;
     float *to = (float *)op->attended.data + row * b->dim;
     for (int32_t d = 0; d < b->dim; d++) to[d] = acc[d] * inverse + 0.0f;
-    if (op->lse.data) ((float *)op->lse.data)[row] = b->largest[pair] * (1 / LOG2_E) + logf(sum);
+    if (op->lse.data) ((float *)op->lse.data)[row] = b->largest[pair] * (1 / RKV_LOG2_E) + logf(sum);
   }
 }
 

@@ -11,7 +11,6 @@
 #define WIDEST 512           /* channels of a head */
 #define STRIDE (RKV_PIECE + RKV_LANES) /* from one head's logits, and words, to the next's */
 
-#define LOG2_E 1.44269504088896341f
 #define BLOCK RKV_LANES                /* rows that are turned on their side at once */
 #define CHANNELS (4 * RKV_LANES)       /* of them */
 
@@ -46,7 +45,7 @@ RKV_INLINE void logits(const rkv_step *step, const size_t *offset, const query *
   const int32_t dim = step->dim;
   const size_t bytes = rkv_row_bytes(RKV_Q8, dim);
   const float cap = step->soft_cap;
-  const rkv_vec scale = rkv_set1(cap > 0 ? step->scale : step->scale * LOG2_E);
+  const rkv_vec scale = rkv_set1(cap > 0 ? step->scale : step->scale * RKV_LOG2_E);
   RKV_UNROLL for (int32_t h = 0; h < heads; h++) largest[h] = rkv_set1(-INFINITY);
   for (int32_t j = 0; j < step->rows; j += BLOCK) {
     rkv_ivec upper[4], lower[4];
@@ -71,7 +70,7 @@ RKV_INLINE void logits(const rkv_step *step, const size_t *offset, const query *
     const rkv_vec scales = rkv_load_apart(step->keys + dim, offset + j) * scale;
     RKV_UNROLL for (int32_t h = 0; h < heads; h++) {
       rkv_vec s = rkv_fma(__builtin_convertvector(upper[h], rkv_vec), rkv_set1(256), __builtin_convertvector(lower[h], rkv_vec)) * rkv_set1(q[h].step) * scales;
-      if (cap > 0) s = rkv_soft_cap(s, cap) * rkv_set1(LOG2_E);
+      if (cap > 0) s = rkv_soft_cap(s, cap) * rkv_set1(RKV_LOG2_E);
       if (step->rows - j < BLOCK) s = rkv_first(s, step->rows - j, rkv_set1(-INFINITY));
       rkv_store(step->s + h * STRIDE + j, s);
       largest[h] = rkv_max(s, largest[h]);
@@ -105,7 +104,7 @@ RKV_INLINE void soften(uint16_t *words, float *factor, const rkv_step *step, con
       const rkv_hvec word = __builtin_convertvector((rkv_uvec)rkv_round(rkv_load(s + j) * inverse), rkv_hvec);
       memcpy(words + h * STRIDE + j, &word, sizeof word);
     }
-    behind[0] = shift[h][0] * (1 / LOG2_E);
+    behind[0] = shift[h][0] * (1 / RKV_LOG2_E);
     behind[1] = rkv_sum(sum[h]);
     factor[h] = size / LARGEST + is_number;
   }
