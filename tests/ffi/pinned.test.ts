@@ -5,9 +5,9 @@ import { execFileSync } from "node:child_process";
 import { describe, it } from "node:test";
 import { open, type OpenOptions } from "../../lib/device.ts";
 
-/** Of this process's threads that may run on one core only: that core. */
+/** Of this process's threads that may run on one core only: that core. Others may end while they are listed. */
 function bound(): string[] {
-  const all = execFileSync("sh", ["-c", `cat /proc/${process.pid}/task/*/status`], { encoding: "utf8" }); // Deno reads them itself under -A alone
+  const all = execFileSync("sh", ["-c", `cat /proc/${process.pid}/task/*/status 2>/dev/null; true`], { encoding: "utf8" }); // Deno reads them itself under -A alone
   return [...all.matchAll(/Cpus_allowed_list:\s*(\S+)/g)].map(([, cores]) => cores).filter((cores) => /^\d+$/.test(cores));
 }
 
