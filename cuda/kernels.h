@@ -83,15 +83,19 @@ typedef struct {
 /* Rows of x that one pass over the weights serves. */
 #define RKV_FEW 8
 #define RKV_FEW_WARPS 4   /* output rows of a block of `few` */
-/* Steps on tensor cores: shares of the columns, of which each is a warp's; stages of its ring; tiles of a pass over the columns with
- * eight slots and with 32, where half as many warps have two shares each. */
+/* Steps on tensor cores: shares of the columns, of which each is a warp's; stages of its ring; slices of x under way; tiles of a pass over the
+ * columns with eight slots (and where there is less shared memory, before Hopper), and with 32, where half as many warps have two shares each. */
 #define RKV_STEP_WARPS 16
 #define RKV_STEP_STAGES 3
-#define RKV_STEP_TILES 6
+#define RKV_STEP_DEPTH 2
+#define RKV_STEP_TILES 7
+#define RKV_STEP_DEPTH_BEFORE 1
+#define RKV_STEP_TILES_BEFORE 4
 #define RKV_WIDE 32
+#define RKV_WIDE_STAGES 6
 #define RKV_WIDE_TILES 4
-#define RKV_STEP_SHARED (RKV_STEP_WARPS * (RKV_STEP_STAGES * 2048 + RKV_STEP_TILES * 16 * RKV_FEW * 4)) /* 144 KiB */
-#define RKV_WIDE_SHARED (RKV_STEP_WARPS * RKV_STEP_STAGES * 2048 + RKV_STEP_WARPS / 2 * RKV_WIDE * (64 + RKV_WIDE_TILES * 16) * 4) /* 224 KiB */
+#define RKV_STEP_SHARED(depth, tiles) (RKV_STEP_WARPS * (RKV_STEP_STAGES * 2048 + (depth) * RKV_FEW * 256 + (tiles) * 16 * RKV_FEW * 4)) /* 216 KiB, 160 KiB */
+#define RKV_WIDE_SHARED (RKV_STEP_WARPS / 2 * (RKV_WIDE_STAGES * 2048 + RKV_WIDE * 256 + RKV_WIDE_TILES * 16 * RKV_WIDE * 4)) /* 224 KiB */
 
 #define RKV_MANY 64       /* rows and columns of a block of `many` */
 

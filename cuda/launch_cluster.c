@@ -3,6 +3,7 @@
 
 #define LOGITS (64 << 10) /* bytes of shared memory for a group's logits: 4,096 clusters of four heads */
 #define COUNTS (160 << 10) /* bytes of shared memory for the counts of 32 warps: 1,280 clusters */
+#define CHOICE (128 << 10) /* bytes of shared memory for all logits of a group: 4,096 clusters of five heads */
 #define WARPS 8 /* of a block of which each warp works alone */
 
 void rkv_cuda_seed_centroids(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
@@ -81,7 +82,8 @@ bool rkv_cuda_choose(rkv_cuda *c, const void *scores, const void *topk, const vo
   rkv_fill_budget_args f = *(const rkv_fill_budget_args *)fill;
   score_shape s = shape_of_scores(c, &a);
   const int32_t n = a.scores.shape[1], clusters = a.scores.shape[2];
-  if (s.room == 0 || clusters > RKV_SORTED || n != a.centroids.shape[1] || a.q.shape[2] > 128) return false;
+  const uint32_t bytes = (uint32_t)(2 * ((clusters + 3) / 4 * 4) + s.ranks * s.room) * 4;
+  if (s.room == 0 || clusters > RKV_SORTED || n != a.centroids.shape[1] || a.q.shape[2] > 128 || bytes > CHOICE) return false;
   if (t.scores.data != a.scores.data || f.order.data != t.order.data || f.offsets.data != a.offsets.data || f.index.shape[1] != n) return false;
   if (t.active.data != a.active.data || f.active.data != a.active.data) return false;
   const rkv_attend_args *next = attend;
@@ -89,8 +91,7 @@ bool rkv_cuda_choose(rkv_cuda *c, const void *scores, const void *topk, const vo
   int32_t sink = 0;
   if (next != NULL && next->index.data == f.index.data && next->rows->keys.dtype == next->rows->values.dtype && rkv_row_bytes(next->rows->keys.dtype, a.q.shape[2]) % 16 == 0)
     fetched = *next->rows, sink = next->sink;
-  const uint32_t bytes = (uint32_t)((s.room + 3) / 4 * 4 + 2 * ((clusters + 3) / 4 * 4)) * 4;
-  rkv_launch_clusters(c, RKV_KERNEL_choose, (uint32_t)n, (uint32_t)a.scores.shape[0], (uint32_t)s.ranks, 512, bytes, (void *[]){&a, &t, &f, &fetched, &sink, &s.room});
+  rkv_launch_clusters(c, RKV_KERNEL_choose, (uint32_t)n, (uint32_t)a.scores.shape[0], (uint32_t)s.ranks, 512, bytes, (void *[]){&a, &t, &f, &fetched, &sink});
   return true;
 }
 

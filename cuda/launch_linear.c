@@ -79,9 +79,13 @@ static rkv_kernel_id of_type(int32_t type, rkv_kernel_id f32) { /* kernels follo
   return (rkv_kernel_id)(f32 + (type < RKV_WEIGHT_Q8_0 ? type : RKV_WEIGHT_Q8_0));
 }
 
+static uint32_t step_shared(const rkv_cuda *c) {
+  return c->capability < 90 ? RKV_STEP_SHARED(RKV_STEP_DEPTH_BEFORE, RKV_STEP_TILES_BEFORE) : RKV_STEP_SHARED(RKV_STEP_DEPTH, RKV_STEP_TILES);
+}
+
 /* Halves in whole vectors, few rows of x, and the shared memory of a large GPU: the tensor cores' way of a step. */
 static bool fits_step(const rkv_cuda *c, const rkv_product *p, int32_t count) {
-  if (c->shared < RKV_STEP_SHARED) return false;
+  if (c->shared < step_shared(c)) return false;
   for (int32_t i = 0; i < count; i++) {
     if ((p[i].type != RKV_WEIGHT_BF16 && p[i].type != RKV_WEIGHT_F16) || p[i].type != p[0].type || p[i].cols % 32 != 0 || p[i].count > 64) return false;
     if (p[i].mode == RKV_SWIGLU && (p[i].gated_type != p[i].type || count > 1)) return false;
@@ -108,7 +112,7 @@ void rkv_multiply(rkv_cuda *c, const rkv_product *p, int32_t count) {
       tiles += rkv_blocks(p[i].rows, is_gated ? 8 : 16);
     }
     rkv_launch(c, (rkv_kernel_id)(RKV_KERNEL_step_bf16 + 4 * is_wide + 2 * is_f16 + is_gated), (uint64_t)(tiles < c->processors ? tiles : c->processors), 1, 1,
-               (is_wide ? 16 : 32) * RKV_STEP_WARPS, is_wide ? RKV_WIDE_SHARED : RKV_STEP_SHARED, (void *[]){&all});
+               (is_wide ? 16 : 32) * RKV_STEP_WARPS, is_wide ? RKV_WIDE_SHARED : step_shared(c), (void *[]){&all});
     return;
   }
   for (int32_t first = 0; first < count;) { /* neighbours of one type share a launch */

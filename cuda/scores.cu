@@ -54,10 +54,10 @@ DEVICE float sum_of_four(const float v[4], int l) {
 }
 
 /* The same for centroids whose logits fit into the shared memory of a cluster of blocks, each with a share of them: 16 channels of four queries
- * lie in a lane's registers, and LANES of them read a centroid, once. */
-template <int LANES>
-DEVICE void centroid_logits(float *logits, const float *q, int queries, const float *centroids, const float *radius, float bound, const int *offsets, int begin_c, int end_c, int dim) {
-  const int count = end_c - begin_c, l = LANE % LANES, mine = l / (LANES / 4);
+ * lie in a lane's registers, and LANES of them read a centroid, once. `put(g, c, logit)`: of query g with centroid c of the share. */
+template <int LANES, class Put>
+DEVICE void centroid_logits(const float *q, int queries, const float *centroids, const float *radius, float bound, const int *offsets, int begin_c, int end_c, int dim, Put put) {
+  const int l = LANE % LANES, mine = l / (LANES / 4);
   for (int first = 0; first < queries; first += 4) {
     float4 query[4][4];
     float square[4];
@@ -95,52 +95,61 @@ DEVICE void centroid_logits(float *logits, const float *q, int queries, const fl
       float logit = sum_of_four<LANES>(dot, l);
       if (!is_there || l % (LANES / 4) != 0 || first + mine >= queries) continue;
       if (radius) logit = fmaf(length, radius[c], logit);
-      logits[(first + mine) * count + c - begin_c] = is_candidate && logit == logit ? logit : -INFINITE;
+      put(first + mine, c - begin_c, is_candidate && logit == logit ? logit : -INFINITE);
     }
   }
+}
+
+/* The largest logit of a query over a share of the centroids, and the sum of all relative to it; a whole warp's. */
+DEVICE float2 top_and_sum(const float *logits, int count, float scale) {
+  float top = -INFINITE, sum = 0;
+  for (int c = LANE; c < count; c += 32) top = fmaxf(top, logits[c] * scale);
+  top = warp_max(top);
+  for (int c = LANE; c < count; c += 32) sum += logits[c] == -INFINITE ? 0 : expf(logits[c] * scale - top);
+  return make_float2(top, warp_sum(sum));
+}
+/* Of all shares: the largest, and one over the sum. `part(r)`: what top_and_sum says of share r. */
+template <class Part>
+DEVICE float2 top_and_inverse(int shares, Part part) {
+  float top = -INFINITE, sum = 0;
+  for (int r = 0; r < shares; r++) top = fmaxf(top, part(r).x);
+  for (int r = 0; r < shares; r++)
+    if (part(r).y > 0) sum = fmaf(part(r).y, expf(part(r).x - top), sum);
+  return make_float2(top, 1 / sum);
+}
+/* A centroid's score: what it draws from each query; of query g its logit is logits[g * stride]. */
+DEVICE float score_of_logits(const float *logits, int stride, int queries, float scale, const float2 *all) {
+  float sum = 0;
+  for (int g = 0; g < queries; g++) {
+    const float x = logits[g * stride];
+    sum += x == -INFINITE ? 0 : expf(x * scale - all[g].x) * all[g].y;
+  }
+  return sum;
 }
 
 template <int LANES>
 DEVICE void score_centroids(float *scores, const float *q, int queries, const float *centroids, const float *radius, float bound, const int *offsets, int count, int dim,
                             int is_shared, float scale, float *logits /*[queries][share], then two for each query*/) {
   const int ranks = cluster_ranks(), share = ceil_div(count, ranks), begin_c = least(count, cluster_rank() * share), end_c = least(count, begin_c + share), mine = end_c - begin_c;
-  centroid_logits<LANES>(logits, q, queries, centroids, radius, bound, offsets, begin_c, end_c, dim);
+  centroid_logits<LANES>(q, queries, centroids, radius, bound, offsets, begin_c, end_c, dim, [&](int g, int c, float logit) { logits[g * mine + c] = logit; });
   __syncthreads();
   if (!is_shared) {
     for (int c = THREAD; c < mine; c += THREADS) scores[begin_c + c] = logits[c]; /* one query a row */
     return;
   }
-  float *tops = logits + queries * share; /* largest logit and sum of this block's, for each query: at the same place in each block */
+  float *tops = logits + queries * share; /* at the same place in each block */
   for (int g = WARP; g < queries; g += WARPS) {
-    float top = -INFINITE, sum = 0;
-    for (int c = LANE; c < mine; c += 32) top = fmaxf(top, logits[g * mine + c] * scale);
-    top = warp_max(top);
-    for (int c = LANE; c < mine; c += 32) sum += logits[g * mine + c] == -INFINITE ? 0 : expf(logits[g * mine + c] * scale - top);
-    sum = warp_sum(sum);
-    if (LANE == 0) tops[2 * g] = top, tops[2 * g + 1] = sum;
+    const float2 part = top_and_sum(logits + g * mine, mine, scale);
+    if (LANE == 0) tops[2 * g] = part.x, tops[2 * g + 1] = part.y;
   }
   cluster_sync();
-  __shared__ float all[64], inverse[64];
-  for (int g = THREAD; g < queries; g += THREADS) {
-    float top = -INFINITE, sum = 0;
-    for (int r = 0; r < ranks; r++) top = fmaxf(top, shared_of(tops + 2 * g, r));
-    for (int r = 0; r < ranks; r++) {
-      const float part = shared_of(tops + 2 * g + 1, r);
-      if (part > 0) sum = fmaf(part, expf(shared_of(tops + 2 * g, r) - top), sum);
-    }
-    all[g] = top;
-    inverse[g] = 1 / sum;
-  }
+  __shared__ float2 all[64];
+  for (int g = THREAD; g < queries; g += THREADS) all[g] = top_and_inverse(ranks, [&](int r) { return make_float2(shared_of(tops + 2 * g, r), shared_of(tops + 2 * g + 1, r)); });
   cluster_arrive();
   __syncthreads();
   for (int c = THREAD; c < mine; c += THREADS) {
     const int is_candidate = offsets[begin_c + c + 1] > offsets[begin_c + c];
-    float sum = 0;
-    for (int g = 0; g < queries; g++) {
-      const float x = logits[g * mine + c];
-      sum += x == -INFINITE ? 0 : expf(x * scale - all[g]) * inverse[g];
-    }
-    scores[begin_c + c] = is_candidate ? sum : -INFINITE;
+    scores[begin_c + c] = is_candidate ? score_of_logits(logits + c, mine, queries, scale, all) : -INFINITE;
   }
   cluster_wait(); /* nobody is gone before all have read */
 }
@@ -191,21 +200,26 @@ KERNEL __launch_bounds__(512) kernel_centroid_scores(const __grid_constant__ rkv
   clear_scores(a, s);
 }
 
-/* Scores, order and rows at once: what topk and fill_budget make of the scores, of up to 128 channels. A block has a share of the clusters; of
- * all it knows rank and size, so that one pass over them tells how many clusters, and how many rows, come before one of its own. What will be
- * read is asked for: centroids before the kernel in front has ended; sink, tail (of `fetched`, or keys.data NULL) and the chosen rows for the
- * attention that follows. The grid is that of the scores. */
+/* Scores, order and rows at once: what topk and fill_budget make of the scores, of up to 128 channels. A block makes the logits of its share of
+ * the clusters for all of them, so that they wait for each other once; each then knows every cluster's score and size, and one pass over them
+ * tells how many clusters, and how many rows, come before one of its share. What will be read is asked for: centroids before the kernel in front
+ * has ended; sink, tail (of `fetched`, or keys.data NULL) and the chosen rows for the attention that follows. The grid is that of the scores. */
 KERNEL __launch_bounds__(512) kernel_choose(const __grid_constant__ rkv_centroid_scores_args a, const __grid_constant__ rkv_topk_args t, const __grid_constant__ rkv_fill_budget_args f,
-                                            const __grid_constant__ rkv_rows_data fetched, int sink, int room) {
-  extern __shared__ float logits[]; /* [room], then ranks and sizes of all clusters, rounded up to 4 */
+                                            const __grid_constant__ rkv_rows_data fetched, int sink) {
+  extern __shared__ __align__(16) unsigned rank[]; /* [clusters], size[clusters], both rounded up to 4; logits[ranks][queries][share] */
+  __shared__ float2 parts[64 * 8], all[64];
   __shared__ int shared[32];
-  const int is_active = ((const int *)a.active.data)[blockIdx.y]; /* written before the step, as counts of clusters are */
+  const int is_active = ((const int *)a.active.data)[blockIdx.y]; /* written before the step, as counts of clusters are, and their sizes */
+  if (!is_active) return;
   const score_of s = score_at(a);
   const int n = a.scores.shape[1], padded = (s.count + 3) / 4 * 4, dim = a.q.shape[2], k = t.order.shape[2], budget = f.index.shape[2];
-  const int share = ceil_div(s.count, cluster_ranks()), begin_c = least(s.count, cluster_rank() * share), end_c = least(s.count, begin_c + share);
-  for (int c = begin_c + THREAD * 4; is_active && c < end_c; c += 4 * THREADS) fetch_ahead(s.centroids + (int64_t)c * dim, least(4, end_c - c) * dim * 4);
+  const int ranks = cluster_ranks(), share = ceil_div(s.count, ranks), begin_c = least(s.count, cluster_rank() * share), end_c = least(s.count, begin_c + share);
+  unsigned *size = rank + padded;
+  float *logits = (float *)(size + padded);
+  for (int c = begin_c + THREAD * 4; c < end_c; c += 4 * THREADS) fetch_ahead(s.centroids + (int64_t)c * dim, least(4, end_c - c) * dim * 4);
+  for (int c = THREAD; c < padded; c += THREADS) size[c] = c < s.count ? (unsigned)most(0, s.offsets[c + 1] - s.offsets[c]) : 0;
+  cluster_arrive();
   begin();
-  if (!is_active) return;
   const int row_size = (int)row_bytes(fetched.keys.dtype, dim), held = fetched.keys.data ? fetched.row_end[s.slot] : 0;
   const char *plane = (const char *)(LANE == 0 ? fetched.keys : fetched.values).data + ((int64_t)s.slot * n + s.row) * fetched.capacity * row_size;
   const auto fetch_rows = [&](int first, int rows) { /* by two lanes: keys and values */
@@ -215,26 +229,34 @@ KERNEL __launch_bounds__(512) kernel_choose(const __grid_constant__ rkv_centroid
     fetch_rows(0, sink);
     fetch_rows(most(fetched.tail_begin[s.slot], sink), RKV_FETCHED);
   }
-  score_centroids<8>(s.scores, s.q, s.queries, s.centroids, s.radius, a.bound, s.offsets, s.count, dim, 1, a.scale, logits);
+  cluster_wait(); /* all are there */
+  float *mine = logits + cluster_rank() * s.queries * share;
+  centroid_logits<8>(s.q, s.queries, s.centroids, s.radius, a.bound, s.offsets, begin_c, end_c, dim, [&](int g, int c, float logit) {
+    for (int r = 0; r < ranks; r++) put_shared_of((unsigned *)mine + g * share + c, r, __float_as_uint(logit));
+  });
   clear_scores(a, s);
-  int *order = (int *)t.order.data + ((int64_t)s.slot * n + s.row) * k, *index = (int *)f.index.data + ((int64_t)s.slot * n + s.row) * budget;
-  unsigned *rank = (unsigned *)logits + (room + 3) / 4 * 4, *size = rank + padded;
-  for (int c = begin_c + THREAD; c < end_c; c += THREADS) { /* written by this very thread */
-    const unsigned mine = rank_of(s.scores[c]), rows = (unsigned)most(0, s.offsets[c + 1] - s.offsets[c]);
-    for (int r = 0; r < cluster_ranks(); r++) {
-      put_shared_of(rank + c, r, mine);
-      put_shared_of(size + c, r, rows);
-    }
-  }
-  if (THREAD < padded - s.count) rank[s.count + THREAD] = NO_RANK, size[s.count + THREAD] = 0;
   cluster_sync();
+  for (int i = WARP; i < s.queries * ranks; i += WARPS) {
+    const float2 part = top_and_sum(logits + (i % ranks * s.queries + i / ranks) * share, most(0, least(share, s.count - i % ranks * share)), a.scale);
+    if (LANE == 0) parts[i] = part;
+  }
+  __syncthreads();
+  for (int g = THREAD; g < s.queries; g += THREADS) all[g] = top_and_inverse(ranks, [&](int r) { return parts[g * ranks + r]; });
+  __syncthreads();
   int numbers = 0;
-  for (int c = THREAD; c < s.count; c += THREADS) numbers += rank[c] != NO_RANK;
+  for (int c = THREAD; c < padded; c += THREADS) {
+    const int r = c < s.count ? c / share : 0;
+    const float score = size[c] > 0 ? score_of_logits(logits + r * s.queries * share + c - r * share, share, s.queries, a.scale, all) : -INFINITE;
+    rank[c] = rank_of(score);
+    numbers += rank[c] != NO_RANK;
+    if (c >= begin_c && c < end_c) s.scores[c] = score;
+  }
   numbers = block_sum_int(numbers, shared);
   const int last = least(k, numbers) - 1;
+  int *order = (int *)t.order.data + ((int64_t)s.slot * n + s.row) * k, *index = (int *)f.index.data + ((int64_t)s.slot * n + s.row) * budget;
   for (int at = THREAD; at < ((end_c - begin_c) * 8 + 31) / 32 * 32; at += THREADS) { /* eight threads a cluster; whole warps */
     const int c = begin_c + at / 8;
-    const unsigned mine = c < end_c ? rank[c] : NO_RANK;
+    const unsigned own = c < end_c ? rank[c] : NO_RANK;
     int before = 0, start = 0;
     const auto count = [&](int is_before, unsigned rows) {
       before += is_before;
@@ -242,16 +264,18 @@ KERNEL __launch_bounds__(512) kernel_choose(const __grid_constant__ rkv_centroid
     };
     for (int j = 4 * (at % 8); j < padded; j += 32) { /* an equal one comes before if its number does */
       const uint4 r = *(const uint4 *)(rank + j), rows = *(const uint4 *)(size + j);
-      count(r.x < mine + (j < c), rows.x);
-      count(r.y < mine + (j + 1 < c), rows.y);
-      count(r.z < mine + (j + 2 < c), rows.z);
-      count(r.w < mine + (j + 3 < c), rows.w);
+      const unsigned below = own + (j + 4 <= c);
+      count(r.x < below, rows.x);
+      count(r.y < below, rows.y);
+      count(r.z < below, rows.z);
+      count(r.w < below, rows.w);
     }
+    for (int j = c / 4 * 4; at % 8 == 0 && j < c && j < padded; j++) count(rank[j] == own, size[j]); /* of its own four */
     for (int d = 4; d > 0; d /= 2) {
       before += __shfl_xor_sync(0xffffffffu, before, d);
       start += __shfl_xor_sync(0xffffffffu, start, d);
     }
-    const int is_chosen = at % 8 == 0 && mine != NO_RANK && before < k;
+    const int is_chosen = at % 8 == 0 && own != NO_RANK && before < k;
     if (is_chosen) order[before] = c;
     unsigned chosen = __ballot_sync(0xffffffffu, is_chosen && (start < budget || before == last));
     while (chosen) { /* a warp writes the rows of one after the other */

@@ -4,13 +4,22 @@
  *
  * A block a multiprocessor makes its share of the outputs, in tiles of 16 rows of weights. Its warps share the columns, a line of 128 bytes of
  * each row at a time; a warp keeps its part of x in registers while up to TILES tiles pass by, which come through a ring in shared memory that
- * it fills for itself, ahead of its need and before the kernel in front has ended. Nobody waits for anybody until the warps' sums are joined. */
+ * it fills for itself, ahead of its need and before the kernel in front has ended. x comes through shared memory as well, by whole lines: loaded
+ * straight into registers, where each lane wants eight bytes of its own line, it took as long as a tenth of the weights. Nobody waits for anybody
+ * until the warps' sums are joined. */
 #include "mma.cuh"
 
 #define WARPS_OF RKV_STEP_WARPS
 #define SLICE 64 /* columns that a warp takes at a time */
 #define ROUND (SLICE * WARPS_OF)
 #define STAGE_BYTES (16 * SLICE * 2)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define TILES_OF RKV_STEP_TILES_BEFORE
+#define DEPTH_OF RKV_STEP_DEPTH_BEFORE
+#else
+#define TILES_OF RKV_STEP_TILES
+#define DEPTH_OF RKV_STEP_DEPTH
+#endif
 
 /* Which of up to 64 rows take part. */
 typedef struct { unsigned low, high; } rows_mask;
@@ -88,28 +97,21 @@ DEVICE float2 shared8(unsigned address) {
   return v;
 }
 
-/* A lane's part of x: of one slot two columns in each eight. */
-typedef struct { float2 of[8]; } raw;
-DEVICE void load_raw(raw &to, const float *x, int is_row, int k, int cols) {
-#pragma unroll
-  for (int i = 0; i < 8; i++) to.of[i] = is_row && k + i * 8 < cols ? *(const float2 *)(x + k + i * 8 + LANE % 4 * 2) : make_float2(0, 0);
-}
-
-/* x of up to 32 slots for a warp's columns, eight to a chunk of 32 bytes, of which a slot's are exchanged by its number: loads of four slots meet
- * in no bank. */
+/* x of the slots for a warp's columns: a line of 256 bytes each, eight columns to a chunk of 32 bytes, of which a slot's are exchanged by its
+ * number: loads of four slots meet in no bank. */
 DEVICE unsigned x_chunk(unsigned from, int slot, int chunk) { return from + slot * 256 + ((chunk ^ (slot & 3)) << 5); }
 
 /* SETS: eight slots each. PARTS: shares of the columns that a warp has, one after another, so that fewer warps have more registers; every sum
- * is made in the same order. */
-template <int DTYPE, int GATED, int SETS, int TILES, int PARTS>
+ * is made in the same order. STAGES of a warp's ring; DEPTH: slices of x under way or in use. */
+template <int DTYPE, int GATED, int SETS, int TILES, int PARTS, int STAGES, int DEPTH>
 DEVICE void step_products(const rkv_products &all) {
-  constexpr int STAGES = RKV_STEP_STAGES * PARTS, HERE = WARPS_OF / PARTS, OUTPUTS = GATED ? 8 : 16, TOGETHER = SETS > 1 ? 2 : 1;
-  constexpr int MOST = (TILES * OUTPUTS * 8 * SETS + 32 * HERE - 1) / (32 * HERE); /* outputs of a thread */
-  extern __shared__ __align__(1024) unsigned char shared[]; /* the warps' rings, x of many slots, then sums[TILES][warp][16][8 * SETS] */
+  constexpr int HERE = WARPS_OF / PARTS, OUTPUTS = GATED ? 8 : 16, TOGETHER = SETS > 1 ? 2 : 1, SLOTS = 8 * SETS, X = SLOTS * SLICE * 4;
+  constexpr int MOST = (TILES * OUTPUTS * SLOTS + 32 * HERE - 1) / (32 * HERE); /* outputs of a thread */
+  extern __shared__ __align__(1024) unsigned char shared[]; /* the warps' rings, their slices of x, then sums[TILES][warp][16][SLOTS] */
   const int cols = all.of[0].cols, g = LANE / 4, t = LANE % 4;
   const unsigned ring = shared_address(shared) + WARP * STAGES * STAGE_BYTES, ring_end = ring + STAGES * STAGE_BYTES;
-  const unsigned many = shared_address(shared) + HERE * STAGES * STAGE_BYTES + WARP * (SETS * 8 * SLICE * 4);
-  float *sums = (float *)(shared + HERE * STAGES * STAGE_BYTES + (SETS > 1 ? HERE * SETS * 8 * SLICE * 4 : 0));
+  const unsigned slices = shared_address(shared) + HERE * STAGES * STAGE_BYTES + WARP * DEPTH * X;
+  float *sums = (float *)(shared + HERE * (STAGES * STAGE_BYTES + DEPTH * X));
   int tiles = 0;
   for (int i = 0; i < all.products; i++) tiles += (all.of[i].rows + OUTPUTS - 1) / OUTPUTS;
   const int share = tiles / gridDim.x, more = tiles % gridDim.x, number = blockIdx.x; /* the first blocks have one more */
@@ -140,29 +142,37 @@ DEVICE void step_products(const rkv_products &all) {
   const auto start = [&] {
     ahead = place{first_tile, column(0) < cols ? least(TILES, last_tile - first_tile) : 0, 0, 0, column(0)};
 #pragma unroll 1
-    for (int i = 0; i < STAGES; i++) copy_next(ring + i * STAGE_BYTES);
+    for (int i = 0; i < STAGES - 1; i++) copy_next(ring + i * STAGE_BYTES);
   };
   start();
   begin();
   const rows_mask taking = active_rows(all.of[0]);
   const int slots = __popc(taking.low) + __popc(taking.high);
-  for (int first = 0; first < slots; first += 8 * SETS) {
+  for (int first = 0; first < slots; first += SLOTS) {
     if (first > 0) start();
     const int sets = SETS == 1 ? 1 : least(SETS, (slots - first + 8 * TOGETHER - 1) / (8 * TOGETHER) * TOGETHER);
-    const int slot = SETS == 1 ? nth_row(taking, first + g) : nth_row(taking, first + LANE); /* this lane's: with many slots, slot LANE of 32 */
-    const float *x = all.of[0].x + (SETS == 1 ? (slot < 0 ? 0 : slot) * all.of[0].x_stride : LANE % 16 * 4);
-    const auto copy_x = [&](int k) {
-#pragma unroll 1
+    const int slot = LANE < SLOTS ? nth_row(taking, first + LANE) : -1;
+    int asked_part = 0, asked_k = column(0), left = 0, at_slice = 0, since[DEPTH]; /* copies since those of a slice */
+    for (int part = 0; part < PARTS; part++) left += most(0, (cols - column(part) + ROUND - 1) / ROUND) * ((last_tile - first_tile + TILES - 1) / TILES);
+    const auto ask_x = [&](unsigned to) {
+      const int k = asked_k + LANE % 16 * 4;
+      if (left == 0) return;
+      left--;
+#pragma unroll(SETS == 1 ? 4 : 1)
       for (int n = LANE / 16; n < 8 * sets; n += 2) {
-        const int from = __shfl_sync(0xffffffffu, slot, n), is_there = from >= 0 && k + LANE % 16 * 4 < cols;
-        copy16(x_chunk(many, n, LANE % 16 / 2) + LANE % 2 * 16, is_there ? x + from * all.of[0].x_stride + k : x, is_there);
+        const int from = __shfl_sync(0xffffffffu, slot, n), is_there = from >= 0 && k < cols;
+        copy16(x_chunk(to, n, LANE % 16 / 2) + LANE % 2 * 16, is_there ? all.of[0].x + from * all.of[0].x_stride + k : all.of[0].x, is_there);
       }
+      asked_k += ROUND;
+      if (asked_k < cols) return;
+      asked_part = asked_part + 1 < PARTS && column(asked_part + 1) < cols ? asked_part + 1 : 0;
+      asked_k = column(asked_part);
     };
-    int since = 0; /* copies since those of x */
-    if (SETS > 1 && column(0) < cols) {
-      copy_x(column(0));
-      copies_end();
-    }
+    ask_x(slices);
+    copies_end();
+    since[0] = 1;
+    if (DEPTH > 1) ask_x(slices + X), since[DEPTH - 1] = 0;
+    copy_next(ring + (STAGES - 1) * STAGE_BYTES);
     unsigned stage = ring;
     for (int base = first_tile; base < last_tile; base += TILES) {
       const int here = least(TILES, last_tile - base);
@@ -175,33 +185,28 @@ DEVICE void step_products(const rkv_products &all) {
         float total[TILES][SETS][4];
 #pragma unroll
         for (int i = 0; i < 4 * TILES * SETS; i++) total[i / (4 * SETS)][i / 4 % SETS][i % 4] = 0;
-        raw next;
-        if (SETS == 1) load_raw(next, x, slot >= 0, mine, cols);
         for (int k = mine; k < cols; k += ROUND) {
           unsigned b[SETS][8][3];
-          if (SETS > 1) {
-            if (since == 0) copies_wait<0>();
-            else if (since == 1) copies_wait<1>();
-            else if (since == 2) copies_wait<2>();
-            else copies_wait<3>();
-            __syncwarp();
-          }
+          if (since[0] == 0) copies_wait<0>();
+          else if (since[0] == 1) copies_wait<1>();
+          else if (since[0] == 2) copies_wait<2>();
+          else copies_wait<3>();
+          __syncwarp();
+          const unsigned slice = slices + at_slice * X;
 #pragma unroll
           for (int s = 0; s < SETS; s++) {
             if (s >= sets) break;
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-              const float2 v = SETS > 1 ? shared8(x_chunk(many, 8 * s + g, i) + t * 8) : next.of[i];
+              const float2 v = shared8(x_chunk(slice, 8 * s + g, i) + t * 8);
               split<DTYPE>(b[s][i], v.x, v.y);
             }
           }
-          if (SETS == 1) load_raw(next, x, slot >= 0, k + ROUND, cols);
-          else {
-            __syncwarp();
-            const int is_next = k + ROUND < cols, of = is_next ? part : part + 1 < PARTS && column(part + 1) < cols ? part + 1 : 0;
-            if (is_next || of > part || base + TILES < last_tile) copy_x(is_next ? k + ROUND : column(of)); /* goes with the next copy's group */
-            since = here - 1;
-          }
+          __syncwarp();
+          ask_x(slice); /* goes with the next copy's group */
+          at_slice = (at_slice + 1) % DEPTH;
+#pragma unroll
+          for (int i = 0; i < DEPTH; i++) since[i] = (i + 1 < DEPTH ? since[i + 1] + 1 : 0) + here - 1;
 #pragma unroll
           for (int tile = 0; tile < TILES; tile++) {
             if (tile >= here) break;
@@ -240,20 +245,20 @@ DEVICE void step_products(const rkv_products &all) {
         for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
           for (int s = 0; s < SETS; s++) {
-            float *to = sums + ((tile * HERE + WARP) * 16 + g) * 8 * SETS + 8 * s + 2 * t;
+            float *to = sums + ((tile * HERE + WARP) * 16 + g) * SLOTS + 8 * s + 2 * t;
             *(float2 *)to = make_float2(total[tile][s][0], total[tile][s][1]);
-            *(float2 *)(to + 64 * SETS) = make_float2(total[tile][s][2], total[tile][s][3]);
+            *(float2 *)(to + 8 * SLOTS) = make_float2(total[tile][s][2], total[tile][s][3]);
           }
         __syncthreads();
 #pragma unroll
         for (int i = 0; i < MOST; i++) {
-          const int id = THREAD + i * 32 * HERE, r = id % OUTPUTS, n = id / OUTPUTS % (8 * SETS), tile = id / (OUTPUTS * 8 * SETS);
+          const int id = THREAD + i * 32 * HERE, r = id % OUTPUTS, n = id / OUTPUTS % SLOTS, tile = id / (OUTPUTS * SLOTS);
           if (tile >= here) break;
 #pragma unroll
           for (int w = 0; w < HERE; w++) {
-            const float *from = sums + ((tile * HERE + w) * 16 + r) * 8 * SETS + n;
+            const float *from = sums + ((tile * HERE + w) * 16 + r) * SLOTS + n;
             carry[i][0] += from[0];
-            if (GATED) carry[i][GATED] += from[64 * SETS];
+            if (GATED) carry[i][GATED] += from[8 * SLOTS];
           }
           const int to = nth_row(taking, first + n);
           int at = base + tile;
@@ -271,12 +276,12 @@ DEVICE void step_products(const rkv_products &all) {
 }
 
 /* grid: a block a multiprocessor, or fewer. `step` takes up to 8 slots a pass, `wide` 32, in blocks of half as many warps. */
-#define STEP(name, dtype, gated)                                                                           \
+#define STEP(name, dtype, gated)                                                                            \
   KERNEL __launch_bounds__(32 * WARPS_OF, 1) kernel_step_##name(const __grid_constant__ rkv_products all) { \
-    step_products<dtype, gated, 1, RKV_STEP_TILES, 1>(all);                                                    \
+    step_products<dtype, gated, 1, TILES_OF, 1, RKV_STEP_STAGES, DEPTH_OF>(all);                            \
   }                                                                                                         \
   KERNEL __launch_bounds__(16 * WARPS_OF, 1) kernel_wide_##name(const __grid_constant__ rkv_products all) { \
-    step_products<dtype, gated, 4, RKV_WIDE_TILES, 2>(all);                                                    \
+    step_products<dtype, gated, 4, RKV_WIDE_TILES, 2, RKV_WIDE_STAGES, 1>(all);                             \
   }
 STEP(bf16, RKV_BF16, 0)
 STEP(gated_bf16, RKV_BF16, 1)
