@@ -1,5 +1,5 @@
 /* assign.cu: the nearest centroid of each key of a segment, by cosine: a product that ends in the running largest, ties to the lower id. Keys of
- * bf16 go on tensor cores, with centroids as three halves: as exact as f32. */
+ * bf16 go on tensor cores, with centroids as two halves, which leaves 16 bits of them: a cosine is off by a few millionths at most. */
 #include "mma.cuh"
 #include "segment.cuh"
 
@@ -95,24 +95,36 @@ KERNEL __launch_bounds__(256) kernel_assign(const __grid_constant__ rkv_assign_a
 /* ---- keys of bf16: a warp has 32 of them in registers, a block's centroids pass in shared memory ---- */
 
 #define PASS 32 /* centroids at a time */
+#define PARTS 2 /* halves of a centroid */
 
 __device__ int ended[RKV_TICKETS]; /* blocks of a head that are done: the last one says whether a label changed; 0 between launches */
 
-/* A row of shared memory: channels of a centroid, first, second or third halves. */
+/* A row of shared memory: channels of a centroid, first or second halves. */
 template <int DIM>
 DEVICE unsigned row_of_part(unsigned tiles, int part, int chunk, int c) { return chunk_at(tiles + part * PASS * DIM * 2, c, chunk, DIM * 2); }
 
-/* Centroids [c0, c0 + PASS) as halves, zeros behind the last; 1 / |centroid|, or 0 where it has no length: that counts as cosine 0. A centroid
- * is eight threads'. */
+/* An eighth of a centroid, which is eight threads'. */
 template <int DIM>
-DEVICE void load_centroids(unsigned tiles, unsigned char *memory, float *inverse, const float *centroids, int c0, int clusters) {
-  const int c = THREAD / 8, share = THREAD % 8, is_there = c0 + c < clusters;
+struct share_of_centroid { float4 of[DIM / 64][2]; };
+
+/* Of centroids [c0, c0 + PASS), zeros behind the last. */
+template <int DIM>
+DEVICE void load_centroids(share_of_centroid<DIM> &to, const float *centroids, int c0, int clusters) {
+  const int c = c0 + THREAD / 8;
+#pragma unroll
+  for (int i = 0; i < DIM / 64; i++)
+#pragma unroll
+    for (int j = 0; j < 2; j++)
+      to.of[i][j] = c < clusters ? *(const float4 *)(centroids + (int64_t)c * DIM + (i * 8 + THREAD % 8) * 8 + j * 4) : make_float4(0, 0, 0, 0);
+}
+
+/* As halves into shared memory; 1 / |centroid|, or 0 where it has no length: that counts as cosine 0. */
+template <int DIM>
+DEVICE void split_centroids(unsigned tiles, unsigned char *memory, float *inverse, const share_of_centroid<DIM> &from) {
   float square = 0;
 #pragma unroll
   for (int i = 0; i < DIM / 64; i++) {
-    const int chunk = i * 8 + share;
-    const float4 *from = (const float4 *)(centroids + (int64_t)(c0 + c) * DIM + chunk * 8), zero = make_float4(0, 0, 0, 0);
-    const float4 u = is_there ? from[0] : zero, v = is_there ? from[1] : zero;
+    const float4 u = from.of[i][0], v = from.of[i][1];
     square += u.x * u.x + u.y * u.y + u.z * u.z + u.w * u.w + v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
     unsigned part[4][3];
     split<RKV_BF16>(part[0], u.x, u.y);
@@ -120,15 +132,16 @@ DEVICE void load_centroids(unsigned tiles, unsigned char *memory, float *inverse
     split<RKV_BF16>(part[2], v.x, v.y);
     split<RKV_BF16>(part[3], v.z, v.w);
 #pragma unroll
-    for (int p = 0; p < 3; p++) *(uint4 *)(memory + (row_of_part<DIM>(tiles, p, chunk, c) - tiles)) = make_uint4(part[0][p], part[1][p], part[2][p], part[3][p]);
+    for (int p = 0; p < PARTS; p++)
+      *(uint4 *)(memory + (row_of_part<DIM>(tiles, p, i * 8 + THREAD % 8, THREAD / 8) - tiles)) = make_uint4(part[0][p], part[1][p], part[2][p], part[3][p]);
   }
   for (int i = 4; i > 0; i /= 2) square += __shfl_xor_sync(0xffffffffu, square, i);
-  if (share == 0) inverse[c] = square > 0 && square < INFINITE ? 1 / sqrtf(square) : 0;
+  if (THREAD % 8 == 0) inverse[THREAD / 8] = square > 0 && square < INFINITE ? 1 / sqrtf(square) : 0;
 }
 
 template <int DIM>
 DEVICE void assign_halves(const rkv_assign_args &a) {
-  __shared__ __align__(1024) unsigned char memory[3 * PASS * DIM * 2];
+  __shared__ __align__(1024) unsigned char memory[PARTS * PASS * DIM * 2];
   __shared__ float inverse[PASS];
   const rkv_run &run = a.run;
   const int head = blockIdx.y, g = LANE / 4, t = LANE % 4, first = blockIdx.x * RKV_ASSIGN_TILE + WARP * 32;
@@ -136,6 +149,8 @@ DEVICE void assign_halves(const rkv_assign_args &a) {
   const unsigned tiles = shared_address(memory);
   const char *keys = keys_of(a.keys, run, head) + (int64_t)run.begin * DIM * 2;
   const float *centroids = centroids_of(a.centroids, run, head);
+  share_of_centroid<DIM> next;
+  load_centroids<DIM>(next, centroids, 0, run.clusters);
   unsigned key[2][DIM / 16][4]; /* rows g and g + 8 of each sixteen */
 #pragma unroll
   for (int m = 0; m < 2; m++)
@@ -152,8 +167,9 @@ DEVICE void assign_halves(const rkv_assign_args &a) {
   for (int i = 0; i < 4; i++) best[i] = -INFINITE, label[i] = 0x7fffffff;
   for (int c0 = 0; c0 < run.clusters; c0 += PASS) {
     __syncthreads();
-    load_centroids<DIM>(tiles, memory, inverse, centroids, c0, run.clusters);
+    split_centroids<DIM>(tiles, memory, inverse, next);
     __syncthreads();
+    load_centroids<DIM>(next, centroids, c0 + PASS, run.clusters);
 #pragma unroll
     for (int n = 0; n < PASS; n += 16) {
       if (c0 + n >= run.clusters) break;
@@ -161,7 +177,7 @@ DEVICE void assign_halves(const rkv_assign_args &a) {
 #pragma unroll
       for (int i = 0; i < 16; i++) sum[i / 8][i / 4 % 2][i % 4] = 0;
 #pragma unroll
-      for (int p = 2; p >= 0; p--) /* the smallest first */
+      for (int p = PARTS - 1; p >= 0; p--) /* the smaller first */
 #pragma unroll
         for (int k = 0; k < DIM / 16; k++) {
           unsigned b[4];

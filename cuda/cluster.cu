@@ -187,9 +187,11 @@ KERNEL __launch_bounds__(RKV_MEANS) kernel_centroid_means(const __grid_constant_
       float sum[4] = {0}, total[4] = {0};
       for (int at = 0; at < count; at += MEMBERS) {
         const int here = least(MEMBERS, count - at);
-        __syncthreads();
-        for (int m = THREAD; m < here; m += RKV_MEANS) held[m] = row_of(members[at + m], run);
-        __syncthreads();
+        if (count > MEMBERS || pass + first == 0) { /* not yet, or no longer */
+          __syncthreads();
+          for (int m = THREAD; m < here; m += RKV_MEANS) held[m] = row_of(members[at + m], run);
+          __syncthreads();
+        }
         if (d >= dim) continue;
         switch (dtype) {
           case RKV_F16: ADD(RKV_F16); break;
@@ -198,6 +200,7 @@ KERNEL __launch_bounds__(RKV_MEANS) kernel_centroid_means(const __grid_constant_
           default: ADD(RKV_F32);
         }
       }
+      __syncthreads(); /* the parts before these were used */
       parts[THREAD] = make_float4(sum[0], sum[1], sum[2], sum[3]);
       __syncthreads();
       for (int g = 0; g < groups; g++) {
