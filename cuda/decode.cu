@@ -50,9 +50,10 @@ DEVICE void decode(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_
   const int is_merged_here = !is_per_head(a, layer);
   if (piece >= p.pieces) {
     if (p.pieces == 0 && piece == 0 && is_merged_here)
-      for (int h = WARP; h < p.heads; h += WARPS_OF) {
-        const int64_t row = (int64_t)slot * layer.heads + p.head + h;
-        merge_head<DIM>((float *)a.attended.data + row * DIM, a.lse.data ? (float *)a.lse.data + row : NULL, NULL, 0);
+      for (int i = THREAD; i < p.heads * DIM; i += THREADS) { /* no row: nothing attended */
+        const int64_t row = (int64_t)slot * layer.heads + p.head + i / DIM;
+        ((float *)a.attended.data)[row * DIM + i % DIM] = 0;
+        if (i % DIM == 0 && a.lse.data) ((float *)a.lse.data)[row] = -INFINITE;
       }
     return;
   }
@@ -84,9 +85,14 @@ DEVICE void decode(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_
     copies_end(); /* a group in any case: they are counted */
     return __ballot_sync(0xffffffffu, rows >= 0);
   };
-  unsigned there[STAGES]; /* of the stages to come */
+  unsigned there[STAGES] = {0}; /* of the stages to come */
+  const auto copy_next = [&](unsigned stage) {
 #pragma unroll
-  for (int i = 0; i < STAGES; i++) there[i] = copy_rows(ring + i * STAGE);
+    for (int i = 1; i < STAGES; i++) there[i - 1] = there[i];
+    there[STAGES - 1] = copy_rows(stage);
+  };
+#pragma unroll 1
+  for (int i = 0; i < STAGES; i++) copy_next(ring + i * STAGE);
   for (int i = WARP; i < SETS * (DIM / 32); i += WARPS_OF) {
     const int set = i / (DIM / 32), at = i % (DIM / 32), head = 4 * set + g / 2;
     const float *from = (const float *)a.q.data + ((int64_t)slot * layer.heads + p.head + head) * DIM + at * 32 + t * 2;
@@ -179,9 +185,7 @@ DEVICE void decode(const rkv_attend_args &a, const rkv_rows_data &kv, const rkv_
       }
     }
     __syncwarp();
-#pragma unroll
-    for (int i = 1; i < STAGES; i++) there[i - 1] = there[i];
-    there[STAGES - 1] = copy_rows(stage);
+    copy_next(stage);
   }
   copies_wait<0>();
   __syncthreads(); /* the rings are free */

@@ -73,30 +73,48 @@ KERNEL kernel_norm(float *to, const float *x, const float *weight, const int *ac
     if (is_there) *(float4 *)(to + k) = make_float4(v.x * factor * w.x, v.y * factor * w.y, v.z * factor * w.z, v.w * factor * w.w);
     return;
   }
+#pragma unroll 2
   for (int k = THREAD; k < width; k += THREADS) sum = fmaf(x[k], x[k], sum);
   const float factor = 1.0f / sqrtf(block_sum(sum, shared) / (float)width + eps);
+#pragma unroll 2
   for (int k = THREAD; k < width; k += THREADS) to[k] = x[k] * factor * weight[k];
 }
 
-/* A warp finishes a head in shared memory: bias, norm, rotation by pairs (i, i + half). Source: RoFormer (arXiv 2104.09864), in halves. */
+/* A warp finishes a head in shared memory: bias, norm, rotation by pairs (i, i + half). Source: RoFormer (arXiv 2104.09864), in halves. Loads of
+ * 128 channels go out together. */
 DEVICE void finish_head(float *head, const float *x, const float *bias, const float *norm, const float *rotation, const rkv_layer_data &layer) {
   const int dim = layer.head_dim, half = layer.rope_dim / 2;
   float sum = 0;
-  for (int d = LANE; d < dim; d += 32) {
-    const float v = bias ? x[d] + bias[d] : x[d];
-    head[d] = v;
-    sum = fmaf(v, v, sum);
+#pragma unroll 1
+  for (int first = LANE; first < dim; first += 128) {
+    float v[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) v[i] = first + 32 * i < dim ? bias ? x[first + 32 * i] + bias[first + 32 * i] : x[first + 32 * i] : 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      if (first + 32 * i < dim) head[first + 32 * i] = v[i];
+      sum = fmaf(v[i], v[i], sum);
+    }
   }
   if (norm) {
     const float factor = 1.0f / sqrtf(warp_sum(sum) / (float)dim + layer.eps);
-    for (int d = LANE; d < dim; d += 32) head[d] = head[d] * factor * norm[d];
+#pragma unroll 1
+    for (int first = LANE; first < dim; first += 128)
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        if (first + 32 * i < dim) head[first + 32 * i] = head[first + 32 * i] * factor * norm[first + 32 * i];
   }
   __syncwarp();
-  for (int i = LANE; i < half && rotation; i += 32) {
-    const float a = head[i], b = head[half + i], c = rotation[i], s = rotation[half + i];
-    head[i] = fmaf(a, c, -(b * s));
-    head[half + i] = fmaf(b, c, a * s);
-  }
+#pragma unroll 1
+  for (int first = LANE; first < half && rotation; first += 64)
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+      const int i = first + 32 * j;
+      if (i >= half) break;
+      const float a = head[i], b = head[half + i], c = rotation[i], s = rotation[half + i];
+      head[i] = fmaf(a, c, -(b * s));
+      head[half + i] = fmaf(b, c, a * s);
+    }
   __syncwarp();
 }
 
@@ -115,20 +133,17 @@ KERNEL __launch_bounds__(1024, 1) kernel_finish(float *q, const float *k, const 
   float *head = heads + WARP * dim;
   const bool is_room = to < kv.capacity;
   if (!is_room && kv.keys.data && THREAD == 0) *(volatile int *)fault = 1;
+#pragma unroll 1
   for (int h = blockIdx.y * WARPS + WARP; h < all; h += gridDim.y * WARPS) {
-    if (h < layer.heads) {
-      float *x = q + ((int64_t)row * layer.heads + h) * dim;
-      finish_head(head, x, q_bias ? q_bias + h * dim : NULL, q_norm, rotation, layer);
-      for (int d = LANE; d < dim; d += 32) x[d] = head[d];
-    } else if (is_room) {
-      const int is_value = h >= layer.heads + layer.kv_heads, g = h - layer.heads - (is_value ? layer.kv_heads : 0);
-      const int64_t from = ((int64_t)row * layer.kv_heads + g) * dim, place = ((int64_t)to_slot * layer.kv_heads + g) * kv.capacity + to;
-      const rkv_view &rows = is_value ? kv.values : kv.keys;
-      if (is_value) finish_head(head, v + from, v_bias ? v_bias + g * dim : NULL, NULL, NULL, layer);
-      else finish_head(head, k + from, k_bias ? k_bias + g * dim : NULL, k_norm, rotation, layer);
-      put_row(rows.dtype, (char *)rows.data + place * row_bytes(rows.dtype, dim), head, dim);
-      if (!is_value && LANE == 0) kv.position[place] = position[row];
-    }
+    const int is_query = h < layer.heads, is_value = h >= layer.heads + layer.kv_heads, g = h - (is_query ? 0 : is_value ? layer.heads + layer.kv_heads : layer.heads);
+    const float *x = is_query ? q : is_value ? v : k, *bias = is_query ? q_bias : is_value ? v_bias : k_bias;
+    x += ((int64_t)row * (is_query ? layer.heads : layer.kv_heads) + g) * dim;
+    if (!is_query && !is_room) break; /* those that follow are rows too */
+    finish_head(head, x, bias ? bias + g * dim : NULL, is_query ? q_norm : is_value ? NULL : k_norm, is_value ? NULL : rotation, layer);
+    const int64_t place = ((int64_t)to_slot * layer.kv_heads + g) * kv.capacity + to;
+    const int dtype = is_query ? RKV_F32 : is_value ? kv.values.dtype : kv.keys.dtype;
+    put_row(dtype, is_query ? (char *)x : (char *)(is_value ? kv.values.data : kv.keys.data) + place * row_bytes(dtype, dim), head, dim);
+    if (!is_query && !is_value && LANE == 0) kv.position[place] = position[row];
     __syncwarp();
   }
   if (!is_step || !kv.keys.data) return;

@@ -4,9 +4,8 @@
  *
  * A block a multiprocessor makes its share of the outputs, in tiles of 16 rows of weights. Its warps share the columns, a line of 128 bytes of
  * each row at a time; a warp keeps its part of x in registers while up to TILES tiles pass by, which come through a ring in shared memory that
- * it fills for itself, ahead of its need and before the kernel in front has ended. x comes through shared memory as well, by whole lines: loaded
- * straight into registers, where each lane wants eight bytes of its own line, it took as long as a tenth of the weights. Nobody waits for anybody
- * until the warps' sums are joined. */
+ * it fills for itself, ahead of its need and before the kernel in front has ended. x comes through shared memory as well, by whole lines: straight
+ * into registers each lane would ask for eight bytes here and there. Nobody waits for anybody until the warps' sums are joined. */
 #include "mma.cuh"
 
 #define WARPS_OF RKV_STEP_WARPS
@@ -168,7 +167,7 @@ DEVICE void step_products(const rkv_products &all) {
       asked_part = asked_part + 1 < PARTS && column(asked_part + 1) < cols ? asked_part + 1 : 0;
       asked_k = column(asked_part);
     };
-    ask_x(slices);
+    ask_x(slices); /* ahead of the ring's last stage, so that it waits for less */
     copies_end();
     since[0] = 1;
     if (DEPTH > 1) ask_x(slices + X), since[DEPTH - 1] = 0;
