@@ -22,6 +22,7 @@ import type {
 } from "./session_options.ts";
 import { checkDecode, checkPrefill, checkSession, restoreOptions } from "./session_options.ts";
 import { SessionRoom, whole } from "./session_room.ts";
+import { Turn } from "./session_turn.ts";
 import type { KvDType } from "./types.ts";
 
 export type { Attended, DecodedToken, DecodeOptions, LogitsPlace, PrefillOptions, RestoreOptions, SessionOptions };
@@ -44,10 +45,7 @@ export class Session {
   note: unknown;
   readonly #room: SessionRoom;
   readonly #marks = new Marks();
-  #busy: string | null = null;
-  /** The slot whose prompt is interrupted for others. */
-  #reading: number | null = null;
-  #closed = false;
+  readonly #turn = new Turn();
 
   /** Made by `LoadedModel.session`. */
   constructor(readonly model: LoadedModel, options: SessionOptions = {}) {
@@ -90,7 +88,7 @@ export class Session {
     const { slot = 0, signal, onProgress, between } = options;
     checkPrefill(options);
     this.#slot(slot);
-    return this.#alone("prefill", async () => {
+    return this.#turn.alone("prefill", async () => {
       const room = this.#room;
       signal?.throwIfAborted();
       if (options.reuse) room.checkTokens(tokens, tokens.length);
@@ -110,7 +108,7 @@ export class Session {
             slot,
             tokens: all,
             onProgress,
-            ...(between && { between: () => spare(() => this.#aside(slot, between)) }),
+            ...(between && { between: () => spare(() => this.#turn.aside(slot, between)) }),
           }));
         if (!finished) throw signal?.reason;
         held.answer = held.tokens.length;
@@ -143,8 +141,8 @@ export class Session {
     if (this.#room.layers.some(({ policy }) => policy !== everyRow && policy.observe)) {
       throw new TypeError(`Cannot adopt for ${this.policy.name}: it must see the queries of the prompt, want a prefill`);
     }
-    source.#idle("adopt");
-    await this.#alone("adopt", async () => {
+    source.#turn.check("adopt");
+    await this.#turn.alone("adopt", async () => {
       this.#room.adopt(slot, source.#room, from);
       await this.#room.arena.fence();
     });
@@ -157,45 +155,40 @@ export class Session {
   async *decode(options: DecodeOptions = {}): AsyncGenerator<DecodedToken, void, undefined> {
     const { maxTokens = Infinity, signal, stop = this.model.shape.eos, onLogits } = options;
     checkDecode(options);
-    const slots = options.slots ?? this.#room.held.flatMap(({ next }, slot) => next && slot !== this.#reading ? [slot] : []);
+    const slots = options.slots ?? this.#room.held.flatMap(({ next }, slot) => next && slot !== this.#turn.reading ? [slot] : []);
     for (const slot of slots) {
-      if (slot === this.#reading) throw new RangeError(`Cannot decode: slot ${slot} is reading its prompt, want another one`);
+      if (slot === this.#turn.reading) throw new RangeError(`Cannot decode: slot ${slot} is reading its prompt, want another one`);
       if (!this.#slot(slot).next) throw new RangeError(`Cannot decode: slot ${slot} is empty, want a prefill first`);
     }
-    this.#idle("decode");
+    using _turn = this.#turn.take("decode");
     const asks = this.#room.sampler.writeAll(options.sampling ?? {}, slots, (slot) => this.#room.held[slot]);
     let running = [...slots];
     let yielded = 0;
-    this.#enter("decode");
-    try {
-      while (running.length > 0 && yielded < maxTokens) {
-        signal?.throwIfAborted();
-        // A token that was yielded before is fed first: what comes next is its successor. Where none was, it is chosen from the logits.
-        const isFed = (slot: number) => this.#room.held[slot].next!.token !== null;
-        const unchosen = onLogits ? running : running.filter((slot) => !isFed(slot));
-        const fed = running.filter(isFed);
-        if (fed.length > 0) this.#room.stepSlots(fed, onLogits ? this.#room.toLogits : this.#room.chosen);
-        if (onLogits) await process(this.#room.logits, running, (slot) => this.#room.held[slot].tokens.length, onLogits);
-        for (const slot of unchosen) this.#room.choose(null, slot, 1);
-        const [tokens, logprobs, likeliest] = await Promise.all([
-          this.#room.state.token.read(),
-          this.#room.state.logprob.read(),
-          asks.some((wanted) => wanted > 0) ? this.#room.sampler.likeliest(asks) : undefined,
-        ]);
-        for (const slot of running) {
-          if (tokens[slot] < 0) {
-            throw new RecallError("RKV_NAN", "decode", `Cannot decode: no logit of slot ${slot} is a number, want sound weights`);
-          }
-          this.#room.held[slot].next = { token: tokens[slot] };
+    while (running.length > 0 && yielded < maxTokens) {
+      signal?.throwIfAborted();
+      // A token that was yielded before is fed first: what comes next is its successor. Where none was, it is chosen from the logits.
+      const isFed = (slot: number) => this.#room.held[slot].next!.token !== null;
+      const unchosen = onLogits ? running : running.filter((slot) => !isFed(slot));
+      const fed = running.filter(isFed);
+      if (fed.length > 0) this.#room.stepSlots(fed, onLogits ? this.#room.toLogits : this.#room.chosen);
+      if (onLogits) await process(this.#room.logits, running, (slot) => this.#room.held[slot].tokens.length, onLogits);
+      for (const slot of unchosen) this.#room.choose(null, slot, 1);
+      const [tokens, logprobs, likeliest] = await Promise.all([
+        this.#room.state.token.read(),
+        this.#room.state.logprob.read(),
+        asks.some((wanted) => wanted > 0) ? this.#room.sampler.likeliest(asks) : undefined,
+      ]);
+      for (const slot of running) {
+        if (tokens[slot] < 0) {
+          throw new RecallError("RKV_NAN", "decode", `Cannot decode: no logit of slot ${slot} is a number, want sound weights`);
         }
-        yielded++;
-        for (const slot of running) {
-          yield { slot, token: tokens[slot], logprob: logprobs[slot], ...(likeliest && { likeliest: likeliest[slot] }) };
-        }
-        running = running.filter((slot) => !stop.includes(tokens[slot]) && this.#room.held[slot].tokens.length < this.capacity);
+        this.#room.held[slot].next = { token: tokens[slot] };
       }
-    } finally {
-      this.#busy = null;
+      yielded++;
+      for (const slot of running) {
+        yield { slot, token: tokens[slot], logprob: logprobs[slot], ...(likeliest && { likeliest: likeliest[slot] }) };
+      }
+      running = running.filter((slot) => !stop.includes(tokens[slot]) && this.#room.held[slot].tokens.length < this.capacity);
     }
   }
 
@@ -209,14 +202,14 @@ export class Session {
 
   /** A place to come back to with `rewind`: small copies, no rows that stay where they are. */
   mark(slot = 0): Mark {
-    this.#idle("mark");
+    this.#turn.check("mark");
     const room = this.#room;
     return this.#marks.add(new Mark(room.device, room.device.kernels, slot, this.#slot(slot), room.marked, room.layers));
   }
 
   /** Comes back to a mark, as if nothing had happened since; marks made later are void. */
   rewind(mark: Mark): void {
-    this.#idle("rewind");
+    this.#turn.check("rewind");
     if (!this.#marks.has(mark)) {
       throw new RangeError("Cannot rewind: this mark is not (or no longer) of this session, want one made before the present place");
     }
@@ -230,7 +223,7 @@ export class Session {
 
   /** Empties a slot. */
   reset(slot = 0): void {
-    this.#idle("reset");
+    this.#turn.check("reset");
     this.#empty(slot);
   }
 
@@ -239,7 +232,7 @@ export class Session {
    * `LoadedModel.restore` brings the session back, to the bit. `note`: what JSON can hold; it comes back as the session's `note`.
    */
   save(path: string, note?: unknown): Promise<void> {
-    return this.#alone("save", () => save(path, this.#room, note));
+    return this.#turn.alone("save", () => save(path, this.#room, note));
   }
 
   /** A session as a file has it. Errors: FormatError for a file that is damaged, or of another model, tokenizer, RoPE or policy. */
@@ -305,22 +298,9 @@ export class Session {
 
   /** Gives everything back. Nothing of it may be used afterwards. */
   [Symbol.dispose](): void {
-    if (this.#closed) return;
-    this.#closed = true;
+    if (!this.#turn.close()) return;
     this.#marks[Symbol.dispose]();
     this.#room.arena[Symbol.dispose]();
-  }
-
-  /** Runs `between` while a slot is in the middle of its prompt: only decoding the others is allowed in it. */
-  async #aside(slot: number, between: () => Promise<void>): Promise<void> {
-    this.#busy = null;
-    this.#reading = slot;
-    try {
-      await between();
-    } finally {
-      this.#busy = "prefill";
-      this.#reading = null;
-    }
   }
 
   /** What of a text a slot does not hold yet, after it went back to what it shares with it. */
@@ -367,29 +347,5 @@ export class Session {
   #slot(slot: number): SlotState {
     whole("slot", slot, 0, this.slots - 1);
     return this.#room.held[slot];
-  }
-
-  #idle(action: string): void {
-    if (this.#closed) throw new RecallError("RKV_STALE", action, `Cannot ${action}: the session was disposed`);
-    if (this.#reading !== null && action !== "decode") {
-      throw new RecallError("RKV_BUSY", action, `Cannot ${action}: slot ${this.#reading} is reading its prompt, want decode, or nothing`);
-    }
-    if (this.#busy) {
-      throw new RecallError("RKV_BUSY", action, `Cannot ${action}: the session is busy with ${this.#busy}, want it awaited first`);
-    }
-  }
-
-  #enter(action: string): void {
-    this.#idle(action);
-    this.#busy = action;
-  }
-
-  async #alone<T>(action: string, work: () => Promise<T>): Promise<T> {
-    this.#enter(action);
-    try {
-      return await work();
-    } finally {
-      this.#busy = null;
-    }
   }
 }
