@@ -31,6 +31,9 @@ DEVICE float weight_at(int type, const unsigned char *row, int k) {
       const unsigned char *b = row + k / 32 * 18;
       return half_at(b) * (float)((b[2 + i % 16] >> i / 16 * 4 & 15) - 8);
     }
+    case RKV_WEIGHT_Q4_1:
+    case RKV_WEIGHT_Q5_0:
+    case RKV_WEIGHT_Q5_1: return small_block_weight(type, row, k);
     case RKV_WEIGHT_Q6_K: {
       const unsigned char *b = row + k / 256 * 210;
       const int run = part % 4, q = (b[part / 4 * 64 + run % 2 * 32 + i] >> run / 2 * 4 & 15) | (b[128 + part / 4 * 32 + i] >> run * 2 & 3) << 4;

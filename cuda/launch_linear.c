@@ -4,7 +4,7 @@
 #include "cublaslt.h"
 #include "linear.h"
 
-static const struct { int32_t weights, bytes; } blocks[] = {{1, 4}, {1, 2}, {1, 2}, {32, 34}, {32, 18}, {256, 144}, {256, 176}, {256, 210}};
+static const struct { int32_t weights, bytes; } blocks[] = {{1, 4}, {1, 2}, {1, 2}, {32, 34}, {32, 18}, {256, 144}, {256, 176}, {256, 210}, {32, 20}, {32, 22}, {32, 24}};
 
 static size_t file_row(int32_t type, int32_t cols) { return (size_t)(cols / blocks[type].weights) * (size_t)blocks[type].bytes; }
 size_t rkv_cuda_stride(int32_t type, int32_t cols) { return (file_row(type, cols) + 15) / 16 * 16; }

@@ -15,6 +15,8 @@ DEVICE void quant8(float *w, int type, const unsigned char *row, int k) {
     const unsigned char *b = row + k / 32 * 18;
     const float d = half_at(b);
     for (int i = 0; i < 8; i++) w[i] = d * (float)((b[2 + k % 16 + i] >> (k % 32 / 16 * 4) & 15) - 8);
+  } else if (type >= RKV_WEIGHT_Q4_1) {
+    for (int i = 0; i < 8; i++) w[i] = small_block_weight(type, row, k + i);
   } else if (type == RKV_WEIGHT_Q6_K) {
     const unsigned char *b = row + k / 256 * 210;
     const int part = k % 256 / 32, run = part % 4, i0 = k % 32;

@@ -16,4 +16,13 @@ DEVICE void k_scale(const unsigned char *s, int part, int *scale, int *minimum) 
   }
 }
 
+/* Weight k of a row of Q4_1, Q5_0 or Q5_1: blocks of 32, with d, perhaps a minimum, perhaps fifth bits, then halves of bytes. */
+DEVICE float small_block_weight(int type, const unsigned char *row, int k) {
+  const int has_minimum = type != RKV_WEIGHT_Q5_0, has_fifth = type != RKV_WEIGHT_Q4_1, i = k % 32;
+  const unsigned char *b = row + k / 32 * (18 + 2 * has_minimum + 4 * has_fifth), *upper = b + 2 + 2 * has_minimum, *low = upper + 4 * has_fifth;
+  int q = low[i % 16] >> i / 16 * 4 & 15;
+  if (has_fifth) q |= (upper[i / 8] >> i % 8 & 1) << 4;
+  return has_minimum ? fmaf(half_at(b), (float)q, half_at(b + 2)) : half_at(b) * (float)(q - 16);
+}
+
 #endif

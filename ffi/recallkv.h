@@ -59,6 +59,10 @@ extern "C" {
 #define RKV_WEIGHT_Q4_K 5
 #define RKV_WEIGHT_Q5_K 6
 #define RKV_WEIGHT_Q6_K 7
+#define RKV_WEIGHT_Q4_1 8
+#define RKV_WEIGHT_Q5_0 9
+#define RKV_WEIGHT_Q5_1 10
+#define RKV_WEIGHT_TYPES 11
 
 #define RKV_STEP (-1)
 #define RKV_CPU 0

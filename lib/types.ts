@@ -28,7 +28,7 @@ export type KvDType = "f32" | "f16" | "bf16" | "q8";
 export type TensorData = Float32Array | Uint16Array | Int32Array | Uint32Array | Uint8Array;
 
 /** Types of weights as model files hold them, in the library's numbering. */
-export const weightTypes = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k"] as const;
+export const weightTypes = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "q4_1", "q5_0", "q5_1"] as const;
 export type WeightType = (typeof weightTypes)[number];
 
 /** How far a long work has come. `done` and `total` are in `unit`. */

@@ -36,14 +36,14 @@ void rkv_file_close(rkv_file_object *file) {
 
 /* Bytes of a row of `cols` weights in a file, or 0 when the row is no whole number of blocks. */
 static size_t file_row_bytes(int32_t type, int32_t cols) {
-  static const struct { int32_t weights, bytes; } blocks[] = {{1, 4}, {1, 2}, {1, 2}, {32, 34}, {32, 18}, {256, 144}, {256, 176}, {256, 210}};
+  static const struct { int32_t weights, bytes; } blocks[] = {{1, 4}, {1, 2}, {1, 2}, {32, 34}, {32, 18}, {256, 144}, {256, 176}, {256, 210}, {32, 20}, {32, 22}, {32, 24}};
   if (cols % blocks[type].weights != 0) return 0;
   return (size_t)(cols / blocks[type].weights) * (size_t)blocks[type].bytes;
 }
 
 #define AROUND (64 << 10) /* what the system maps around a page that is touched: a tensor's reading brings ends of its neighbours with it */
 
-static const char *const type_names[] = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K"};
+static const char *const type_names[] = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q4_1", "Q5_0", "Q5_1"};
 
 int32_t rkv_weight(int32_t arena_handle, int32_t file_handle, int64_t offset, int32_t type, int32_t rows, int32_t cols, int32_t rotated) {
   static const char *action = "load a weight";
@@ -53,7 +53,7 @@ int32_t rkv_weight(int32_t arena_handle, int32_t file_handle, int64_t offset, in
   if (rkv_refuse_recording(arena, action) != 0) return RKV_RECORDING;
   rkv_device *d = arena->device;
   if (file->closer != NULL && file->closer != d) return rkv_refuse(RKV_DEVICE, "Cannot %s: \"%s\" is read by another device", action, file->name);
-  if (type < 0 || type > RKV_WEIGHT_Q6_K) return rkv_refuse(RKV_DTYPE, "Cannot %s: type is %d, want 0 to %d", action, type, RKV_WEIGHT_Q6_K);
+  if (type < 0 || type >= RKV_WEIGHT_TYPES) return rkv_refuse(RKV_DTYPE, "Cannot %s: type is %d, want 0 to %d", action, type, RKV_WEIGHT_TYPES - 1);
   if (rows < 1 || cols < 1) return rkv_refuse(RKV_RANGE, "Cannot %s: it is [%d, %d], want at least [1, 1]", action, rows, cols);
   if (rotated < 0 || (rotated > 0 && (rows == 1 ? cols : rows) % (2 * (int64_t)rotated) != 0)) {
     return rkv_refuse(RKV_RANGE, "Cannot %s: %d rows are no whole number of pairs for %d heads", action, rows == 1 ? cols : rows, rotated);

@@ -75,7 +75,7 @@ static void pack_vector(const rkv_pack_args *op, int32_t piece, char *scratch) {
   float *values = (float *)scratch;
   const int32_t block = rkv_quant_block(type);
   if (block) {
-    const char *from[RKV_PANEL] = {(const char *)op->source + (int64_t)(begin / block) * rkv_quant_bytes(type)};
+    const char *from[RKV_PANEL] = {(const char *)op->source + (int64_t)(begin / block) * rkv_quant_file_bytes(type)};
     RKV_FN(rkv_quant_pack)(scratch + VECTOR_PIECE * 4, from, type, n);
     RKV_FN(rkv_quant_unpack_row)(values, scratch + VECTOR_PIECE * 4, type, 0, n);
   } else
@@ -93,7 +93,7 @@ void RKV_FN(rkv_pack_run)(const void *args, int32_t stage, int32_t piece, void *
     return;
   }
   const int32_t block = rkv_quant_block(type);
-  const int64_t row_bytes = block ? (int64_t)(cols / block) * rkv_quant_bytes(type) : (int64_t)cols * (type == RKV_WEIGHT_F32 ? 4 : 2);
+  const int64_t row_bytes = block ? (int64_t)(cols / block) * rkv_quant_file_bytes(type) : (int64_t)cols * (type == RKV_WEIGHT_F32 ? 4 : 2);
   void *panel = (char *)weight->packed + (size_t)piece * RKV_FN(rkv_panel_bytes)(type, cols);
   const char *from_row[RKV_PANEL];
   for (int32_t r = 0; r < RKV_PANEL; r++) {

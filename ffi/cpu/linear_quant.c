@@ -11,10 +11,9 @@
 #define TILE_ROWS 2
 #endif
 
-/* Parts have two scales in Q6_K, so it takes two halves of a block of x; minima are there in Q4_K and Q5_K. */
+/* Parts have two scales in Q6_K, so it takes two halves of a block of x. */
 #define HALVES(type) ((type) == RKV_WEIGHT_Q6_K ? 2 : 1)
 #define WIDE(type) ((type) == RKV_WEIGHT_Q8_0)
-#define HAS_MINIMA(type) ((type) == RKV_WEIGHT_Q4_K || (type) == RKV_WEIGHT_Q5_K)
 
 /* What an integer sum begins with: what its bytes will be too much by. `halves` and `excess` are constants. */
 RKV_INLINE rkv_ivec first_sum(const rkv_x_block *x, int32_t half, int32_t halves, int32_t excess) {
@@ -64,7 +63,7 @@ RKV_INLINE void few(float *c, const char *panels, size_t panel_bytes, int32_t co
           rkv_part_scale(type, part[v], half, (within + v * RKV_LANES) % RKV_PANEL, &scale, &offset);
           RKV_UNROLL for (int32_t i = 0; i < rows; i++) {
             sum[i][v] = rkv_fma(__builtin_convertvector(dot[i][v], rkv_vec), scale * rkv_set1(block[i].scale), sum[i][v]);
-            if (HAS_MINIMA(type)) sum[i][v] = rkv_fma(offset, rkv_set1(-block[i].sum), sum[i][v]);
+            if (RKV_HAS_MINIMA(type)) sum[i][v] = rkv_fma(offset, rkv_set1(-block[i].sum), sum[i][v]);
           }
         }
       }
@@ -130,7 +129,7 @@ RKV_INLINE void tile(float *c, const laid_part *part, rkv_x_rows x, int32_t row,
         const rkv_x_block *block = (const rkv_x_block *)(x.blocks + (row + i) * x.stride) + k / RKV_PART;
         RKV_UNROLL for (int32_t v = 0; v < 2; v++) {
           sum[i][v] = rkv_fma(__builtin_convertvector(dot[i][v], rkv_vec), rkv_load(part->scale[half] + v * RKV_LANES) * rkv_set1(block->scale), sum[i][v]);
-          if (HAS_MINIMA(type)) sum[i][v] = rkv_fma(rkv_load(part->offset + v * RKV_LANES), rkv_set1(-block->sum), sum[i][v]);
+          if (RKV_HAS_MINIMA(type)) sum[i][v] = rkv_fma(rkv_load(part->offset + v * RKV_LANES), rkv_set1(-block->sum), sum[i][v]);
         }
       }
     }
@@ -175,7 +174,8 @@ void RKV_FN(rkv_quant_rows)(float *c, const char *panels, size_t panel_bytes, in
     case RKV_WEIGHT_Q4_0: OF_ROWS(RKV_WEIGHT_Q4_0)
     case RKV_WEIGHT_Q4_K: OF_ROWS(RKV_WEIGHT_Q4_K)
     case RKV_WEIGHT_Q5_K: OF_ROWS(RKV_WEIGHT_Q5_K)
-    default: OF_ROWS(RKV_WEIGHT_Q6_K)
+    case RKV_WEIGHT_Q6_K: OF_ROWS(RKV_WEIGHT_Q6_K)
+    default: OF_ROWS(RKV_WEIGHT_Q5_1)
   }
 }
 
@@ -198,7 +198,8 @@ static void unpack(float *to, int32_t stride, const char *panel, int32_t type, i
     case RKV_WEIGHT_Q4_0: unpack_part(to, stride, panel, RKV_WEIGHT_Q4_0, k, row); break;
     case RKV_WEIGHT_Q4_K: unpack_part(to, stride, panel, RKV_WEIGHT_Q4_K, k, row); break;
     case RKV_WEIGHT_Q5_K: unpack_part(to, stride, panel, RKV_WEIGHT_Q5_K, k, row); break;
-    default: unpack_part(to, stride, panel, RKV_WEIGHT_Q6_K, k, row);
+    case RKV_WEIGHT_Q6_K: unpack_part(to, stride, panel, RKV_WEIGHT_Q6_K, k, row); break;
+    default: unpack_part(to, stride, panel, RKV_WEIGHT_Q5_1, k, row);
   }
 }
 

@@ -1,10 +1,11 @@
-/* linear_quant.h: quantised weights in panels. The blocks are those of GGUF, bit for bit as many bytes; only their order is another one: 32
- * output rows lie side by side, so that one vector holds the same k of neighbouring rows.
+/* linear_quant.h: quantised weights in panels. The blocks are those of GGUF, bit for bit as many bytes (but for two that are seldom met, below);
+ * only their order is another one: 32 output rows lie side by side, so that one vector holds the same k of neighbouring rows.
  *
  * Everything is cut into parts of 32 k. The bits of a part are 32-bit words, one per row, in groups of 8 k: byte i of a group's word has
  * k = i in its low and k = 4 + i in its high half, so that a mask leaves four k as bytes, as integer dot products want them.
  *   Q8_0  d f16[32]                         | 8 x [32] words of four bytes, each 128 more than the number it stands for
  *   Q4_0  d f16[32]                         | 4 x [32] words
+ *   Q5_1  d, m f16[32]                      | fifth bits [32], 4 x [32] words; Q4_1 and Q5_0 become this: no fifth bits, m = -16 d
  *   Q4_K  d, dmin f16[32], scales 3 x [32]  | 8 parts of 4 x [32] words
  *   Q5_K  the same                          | 8 parts of fifth bits [32], 4 x [32] words
  *   Q6_K  d f16[32], scales 4 x [32]        | 8 parts of upper bits 2 x [32], 4 x [32] words
@@ -12,8 +13,8 @@
  * field is in the upper 2 bits of the three words. Scales of Q6_K: signed bytes, one for 16 k.
  * fifth bits: bit 8 i + 2 g + p belongs to k = 8 g + 4 p + i. upper bits: word g / 2, two bits from 8 i + 4 (g % 2) + 2 p on.
  *
- * A weight is q * scale - offset, fused where the instruction set can; scale = d * (sub-scale), offset = dmin * (sub-minimum), or 8 or 32
- * scales. These are exact in f32, so a weight is rounded at most once. Source: ggml's block formats. */
+ * A weight is q * scale - offset, fused where the instruction set can; scale = d * (sub-scale), offset = dmin * (sub-minimum), or -m, or 8 or
+ * 32 scales. These are exact in f32, so a weight is rounded at most once. Source: ggml's block formats. */
 #ifndef RKV_LINEAR_QUANT_H
 #define RKV_LINEAR_QUANT_H
 #include "linear.h"
@@ -21,8 +22,14 @@
 
 #define RKV_PART 32
 
-/* Weights and bytes of a block as files hold it; 0 for types that have no blocks. */
-static inline int32_t rkv_quant_block(int32_t type) { return type <= RKV_WEIGHT_BF16 ? 0 : type <= RKV_WEIGHT_Q4_0 ? 32 : 256; }
+/* Types that are Q5_1 in panels; of blocks of one part; with fifth bits; with a minimum beside each scale. */
+#define RKV_AS_Q5_1(type) ((type) >= RKV_WEIGHT_Q4_1)
+#define RKV_ONE_PART(type) ((type) == RKV_WEIGHT_Q8_0 || (type) == RKV_WEIGHT_Q4_0 || RKV_AS_Q5_1(type))
+#define RKV_HAS_FIFTH(type) ((type) == RKV_WEIGHT_Q5_K || RKV_AS_Q5_1(type))
+#define RKV_HAS_MINIMA(type) ((type) == RKV_WEIGHT_Q4_K || RKV_HAS_FIFTH(type))
+
+/* Weights of a block, and its bytes in a panel, a row; 0 for types that have no blocks. */
+static inline int32_t rkv_quant_block(int32_t type) { return type <= RKV_WEIGHT_BF16 || type >= RKV_WEIGHT_TYPES ? 0 : RKV_ONE_PART(type) ? RKV_PART : 256; }
 static inline int32_t rkv_quant_bytes(int32_t type) {
   switch (type) {
     case RKV_WEIGHT_Q8_0: return 34;
@@ -30,9 +37,14 @@ static inline int32_t rkv_quant_bytes(int32_t type) {
     case RKV_WEIGHT_Q4_K: return 144;
     case RKV_WEIGHT_Q5_K: return 176;
     case RKV_WEIGHT_Q6_K: return 210;
+    case RKV_WEIGHT_Q4_1:
+    case RKV_WEIGHT_Q5_0:
+    case RKV_WEIGHT_Q5_1: return 24;
     default: return 0;
   }
 }
+/* Its bytes in a file. */
+static inline int32_t rkv_quant_file_bytes(int32_t type) { return type == RKV_WEIGHT_Q4_1 ? 20 : type == RKV_WEIGHT_Q5_0 ? 22 : rkv_quant_bytes(type); }
 
 /* What rows of x become for weights of a type. */
 static inline int32_t rkv_form_of(int32_t type) {
@@ -41,8 +53,8 @@ static inline int32_t rkv_form_of(int32_t type) {
 }
 
 /* Of a panel's block: bytes before the first part, bytes of a part before its words, bytes of a part. */
-static inline int32_t rkv_quant_head(int32_t type) { return (type <= RKV_WEIGHT_Q4_0 ? 2 : type == RKV_WEIGHT_Q6_K ? 18 : 16) * RKV_PANEL; }
-static inline int32_t rkv_quant_upper(int32_t type) { return (type == RKV_WEIGHT_Q5_K ? 4 : type == RKV_WEIGHT_Q6_K ? 8 : 0) * RKV_PANEL; }
+static inline int32_t rkv_quant_head(int32_t type) { return (RKV_ONE_PART(type) ? RKV_HAS_MINIMA(type) ? 4 : 2 : type == RKV_WEIGHT_Q6_K ? 18 : 16) * RKV_PANEL; }
+static inline int32_t rkv_quant_upper(int32_t type) { return (RKV_HAS_FIFTH(type) ? 4 : type == RKV_WEIGHT_Q6_K ? 8 : 0) * RKV_PANEL; }
 static inline int32_t rkv_quant_part(int32_t type) { return rkv_quant_upper(type) + (type == RKV_WEIGHT_Q8_0 ? 32 : 16) * RKV_PANEL; }
 
 /* Where a part lies: its block, its number there, its bits. */
@@ -76,6 +88,9 @@ RKV_INLINE void rkv_part_scale(int32_t type, rkv_part part, int32_t half, int32_
   } else if (type == RKV_WEIGHT_Q4_0) {
     *scale = d;
     *offset = d * rkv_set1(8);
+  } else if (RKV_AS_Q5_1(type)) {
+    *scale = d;
+    *offset = -rkv_halves(part.block + 2 * RKV_PANEL, row);
   } else if (type == RKV_WEIGHT_Q6_K) {
     const int32_t number = part.number * 2 + half;
     const rkv_ivec word = (rkv_ivec)rkv_words(part.block + 2 * RKV_PANEL + number / 4 * 4 * RKV_PANEL, row);
@@ -96,7 +111,7 @@ RKV_INLINE rkv_vec rkv_part_q(int32_t type, rkv_part part, int32_t group, int32_
     return __builtin_convertvector(word << (24 - 8 * i) >> 24, rkv_vec);
   }
   rkv_uvec q = rkv_words(part.bits + rkv_quant_upper(type) + group * 4 * RKV_PANEL, row) >> (uint32_t)(8 * i + 4 * p) & 15;
-  if (type == RKV_WEIGHT_Q5_K) {
+  if (RKV_HAS_FIFTH(type)) {
     const rkv_uvec upper = rkv_words(part.bits, row) >> (uint32_t)(2 * group);
     q |= (upper >> (uint32_t)(8 * i + p) & 1) << 4;
   }
@@ -116,7 +131,7 @@ RKV_INLINE rkv_uvec rkv_part_bytes(int32_t type, rkv_part part, int32_t word, in
   const int32_t group = word / 2, p = word % 2;
   if (type == RKV_WEIGHT_Q8_0) return rkv_words(part.bits + word * 4 * RKV_PANEL, row);
   rkv_uvec q = rkv_words(part.bits + rkv_quant_upper(type) + group * 4 * RKV_PANEL, row) >> (uint32_t)(4 * p) & 0x0f0f0f0f;
-  if (type == RKV_WEIGHT_Q5_K) q |= (rkv_words(part.bits, row) >> (uint32_t)(2 * group + p) & 0x01010101) << 4;
+  if (RKV_HAS_FIFTH(type)) q |= (rkv_words(part.bits, row) >> (uint32_t)(2 * group + p) & 0x01010101) << 4;
   if (type == RKV_WEIGHT_Q6_K) q |= (rkv_words(part.bits + group / 2 * 4 * RKV_PANEL, row) >> (uint32_t)(4 * (group % 2) + 2 * p) & 0x03030303) << 4;
   return q;
 }

@@ -6,8 +6,11 @@ static void put_half(char *panel, int64_t at, int32_t row, const uint8_t *half) 
 
 /* q[32] of a part as unsigned numbers. `block` is a file's block; Q8_0 is copied as it stands and does not come here. */
 static void part_of(uint8_t *q /*[32]*/, const uint8_t *block, int32_t type, int32_t part) {
-  if (type == RKV_WEIGHT_Q4_0) {                                       /* byte i: k = i and k = 16 + i */
-    for (int32_t i = 0; i < 16; i++) q[i] = block[2 + i] & 15, q[16 + i] = block[2 + i] >> 4;
+  if (RKV_ONE_PART(type)) {                                            /* byte i: k = i and k = 16 + i; fifth bits in their order */
+    const int32_t has_fifth = type == RKV_WEIGHT_Q5_0 || type == RKV_WEIGHT_Q5_1;
+    const uint8_t *low = block + rkv_quant_file_bytes(type) - 16, *upper = low - 4;
+    for (int32_t i = 0; i < 16; i++) q[i] = low[i] & 15, q[16 + i] = low[i] >> 4;
+    for (int32_t i = 0; i < 32 && has_fifth; i++) q[i] |= (uint8_t)((upper[i / 8] >> i % 8 & 1) << 4);
   } else if (type == RKV_WEIGHT_Q6_K) {                                /* 128 k at a time: four runs of 32 share the bytes of their upper bits */
     const int32_t run = part % 4;
     const uint8_t *low = block + part / 4 * 64 + run % 2 * 32, *upper = block + 128 + part / 4 * 32;
@@ -42,12 +45,23 @@ static void put_part(char *panel, int64_t at, int32_t row, const uint8_t *q /*[3
     for (int32_t i = 0; i < 4; i++) {
       const uint32_t a = q[8 * g + i], b = q[8 * g + 4 + i];
       word |= ((a & 15) | (b & 15) << 4) << 8 * i;
-      if (type == RKV_WEIGHT_Q5_K) upper[0] |= (a >> 4 | b >> 4 << 1) << (8 * i + 2 * g);
+      if (RKV_HAS_FIFTH(type)) upper[0] |= (a >> 4 | b >> 4 << 1) << (8 * i + 2 * g);
       if (type == RKV_WEIGHT_Q6_K) upper[g / 2] |= (a >> 4 | b >> 4 << 2) << (8 * i + 4 * (g % 2));
     }
     put_word(panel, at + rkv_quant_upper(type) + g * 4 * RKV_PANEL, row, word);
   }
   for (int32_t w = 0; w * 4 * RKV_PANEL < rkv_quant_upper(type); w++) put_word(panel, at + w * 4 * RKV_PANEL, row, upper[w]);
+}
+
+/* -16 d, for 0 means -16 in Q5_0: a float16 too, four steps of its exponent up (subnormals are doubled into place); one that is too large has no
+ * meaning, and becomes an infinity. */
+static void put_minimum(char *panel, int64_t at, int32_t row, const uint8_t *half) {
+  uint16_t d;
+  memcpy(&d, half, 2);
+  uint32_t size = d & 0x7fffu;
+  for (int32_t i = 0; i < 4 && size != 0 && size < 0x7c00; i++) size = size < 0x400 ? size * 2 : size < 0x7800 ? size + 0x400 : 0x7c00;
+  const uint16_t minimum = (uint16_t)(size | ((d & 0x8000u) ^ 0x8000u));
+  memcpy(panel + at + row * 2, &minimum, 2);
 }
 
 static void put_head(char *panel, int64_t at, int32_t row, const uint8_t *block, int32_t type) {
@@ -57,18 +71,23 @@ static void put_head(char *panel, int64_t at, int32_t row, const uint8_t *block,
     return;
   }
   put_half(panel, at, row, block);
-  if (type <= RKV_WEIGHT_Q4_0) return;
+  if (!RKV_HAS_MINIMA(type)) return;
+  if (type == RKV_WEIGHT_Q5_0) {
+    put_minimum(panel, at + 2 * RKV_PANEL, row, block);
+    return;
+  }
   put_half(panel, at + 2 * RKV_PANEL, row, block + 2);
+  if (RKV_ONE_PART(type)) return;
   put_scales(panel, at + 4 * RKV_PANEL, row, block + 4);
 }
 
 void RKV_FN(rkv_quant_pack)(char *panel, const char *const *from, int32_t type, int32_t cols) {
   static const uint8_t zeros[256] = {0};                               /* whose scales are 0 too */
-  const int32_t block = rkv_quant_block(type), block_bytes = rkv_quant_bytes(type);
+  const int32_t block = rkv_quant_block(type);
   for (int32_t b = 0; b < cols / block; b++) {
-    const int64_t at = (int64_t)b * block_bytes * RKV_PANEL;
+    const int64_t at = (int64_t)b * rkv_quant_bytes(type) * RKV_PANEL;
     for (int32_t row = 0; row < RKV_PANEL; row++) {
-      const uint8_t *source = from[row] ? (const uint8_t *)from[row] + (int64_t)b * block_bytes : zeros;
+      const uint8_t *source = from[row] ? (const uint8_t *)from[row] + (int64_t)b * rkv_quant_file_bytes(type) : zeros;
       put_head(panel, at, row, source, type);
       for (int32_t part = 0; part < block / RKV_PART; part++) {
         const int64_t to = at + rkv_quant_head(type) + part * rkv_quant_part(type);

@@ -39,6 +39,9 @@ export const blocks: Readonly<Record<WeightType, { readonly weights: number; rea
   q4_k: { weights: 256, bytes: 144 },
   q5_k: { weights: 256, bytes: 176 },
   q6_k: { weights: 256, bytes: 210 },
+  q4_1: { weights: 32, bytes: 20 },
+  q5_0: { weights: 32, bytes: 22 },
+  q5_1: { weights: 32, bytes: 24 },
 };
 
 /** Names of the supported types, for sentences. */

@@ -47,7 +47,7 @@ const typeNames: Readonly<Record<number, string>> = {
   39: "MXFP4",
 }; // deno-fmt-ignore
 const types: Readonly<Record<number, WeightType>> = {
-  0: "f32", 1: "f16", 2: "q4_0", 8: "q8_0", 12: "q4_k", 13: "q5_k", 14: "q6_k", 30: "bf16",
+  0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 6: "q5_0", 7: "q5_1", 8: "q8_0", 12: "q4_k", 13: "q5_k", 14: "q6_k", 30: "bf16",
 }; // deno-fmt-ignore
 
 const FIRST_READ = 4 * 1024 * 1024; // a vocabulary of 128k tokens takes 8 MB

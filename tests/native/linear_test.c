@@ -102,16 +102,16 @@ static void vector_case(const rkv_cpu *cpu, int32_t type, int32_t cols, int32_t 
 
 void test_linear(const rkv_cpu *cpu) {
   static const int32_t shapes[][3] = {{192, 64, 1}, {192, 33, 2}, {33, 70, 3}, {1, 31, 5}, {200, 97, 4}, {257, 130, 17}, {128, 160, 70}, {64, 40, 131}, {129, 65, 12}, {384, 300, 6}};
-  static const int32_t block[] = {1, 1, 1, 32, 32, 256, 256, 256}, block_bytes[] = {4, 2, 2, 34, 18, 144, 176, 210};
+  static const int32_t block[] = {1, 1, 1, 32, 32, 256, 256, 256, 32, 32, 32}, block_bytes[] = {4, 2, 2, 34, 18, 144, 176, 210, 24, 24, 24};
   seed(1);
-  for (int32_t type = RKV_WEIGHT_F32; type <= RKV_WEIGHT_Q6_K; type++) {
+  for (int32_t type = RKV_WEIGHT_F32; type < RKV_WEIGHT_TYPES; type++) {
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) head_case(cpu, type, (shapes[s][0] + block[type] - 1) / block[type] * block[type], shapes[s][1], shapes[s][2]);
     embed_case(cpu, type, block[type] == 1 ? 37 : block[type] * 3, 70, 0);
     embed_case(cpu, type, block[type] == 1 ? 64 : block[type], 96, 3);
     vector_case(cpu, type, block[type] == 1 ? 5001 : 5120, 0);
     vector_case(cpu, type, 5120, 8);
     if (block[type] > 1) CHECK(cpu->packed_bytes(type, 64, block[type] * 3 - 16) == 0, "type %d: a broken block was taken", type);
-    CHECK(cpu->packed_bytes(type, 64, 512) == (size_t)(64 * 512 / block[type] * block_bytes[type]), "type %d: packing changes the size", type);
+    CHECK(cpu->packed_bytes(type, 64, 512) == (size_t)(64 * 512 / block[type] * block_bytes[type]), "type %d: a packed weight has another size", type);
   }
-  CHECK(cpu->packed_bytes(RKV_WEIGHT_Q6_K + 1, 64, 512) == 0, "an unknown type was taken");
+  CHECK(cpu->packed_bytes(RKV_WEIGHT_TYPES, 64, 512) == 0, "an unknown type was taken");
 }

@@ -12,6 +12,9 @@ static double weight_of(const uint8_t *b, int32_t type, int32_t k) {
   switch (type) {
     case RKV_WEIGHT_Q8_0: return half_at(b) * (int8_t)b[2 + k];
     case RKV_WEIGHT_Q4_0: return half_at(b) * ((k < 16 ? b[2 + k] & 15 : b[2 + k - 16] >> 4) - 8);
+    case RKV_WEIGHT_Q4_1: return half_at(b) * (k < 16 ? b[4 + k] & 15 : b[4 + k - 16] >> 4) + half_at(b + 2);
+    case RKV_WEIGHT_Q5_0: return half_at(b) * ((k < 16 ? b[6 + k] & 15 : b[6 + k - 16] >> 4) + (b[2 + k / 8] >> k % 8 & 1) * 16 - 16);
+    case RKV_WEIGHT_Q5_1: return half_at(b) * ((k < 16 ? b[8 + k] & 15 : b[8 + k - 16] >> 4) + (b[4 + k / 8] >> k % 8 & 1) * 16) + half_at(b + 2);
     case RKV_WEIGHT_Q6_K: {
       const int32_t chunk = k / 128, in = k % 128, low = b[64 * chunk + in % 64], high = b[128 + 32 * chunk + in % 32] >> 2 * (in / 32) & 3;
       return half_at(b + 208) * (int8_t)b[192 + k / 16] * (((in < 64 ? low & 15 : low >> 4) | high << 4) - 32);
@@ -32,6 +35,7 @@ static double weight_of(const uint8_t *b, int32_t type, int32_t k) {
 void random_blocks(uint8_t *source, double *value, int32_t type, size_t n, float size) {
   static const struct { size_t weights, bytes; int32_t halves[2]; float share; } formats[] = {
     {32, 34, {0, 0}, 1.0f / 64}, {32, 18, {0, 0}, 1.0f / 4}, {256, 144, {0, 2}, 1.0f / 256}, {256, 176, {0, 2}, 1.0f / 512}, {256, 210, {208, 208}, 1.0f / 1024},
+    {32, 20, {0, 2}, 1.0f / 8}, {32, 22, {0, 0}, 1.0f / 8}, {32, 24, {0, 2}, 1.0f / 16},
   };
   const int32_t f = type - RKV_WEIGHT_Q8_0;
   for (size_t block = 0; block < n / formats[f].weights; block++) {

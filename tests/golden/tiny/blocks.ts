@@ -5,7 +5,7 @@
  */
 import { normal, randomOf } from "./random.ts";
 
-export type Dtype = "F32" | "F16" | "BF16" | "Q8_0" | "Q4_0" | "Q4_K" | "Q5_K" | "Q6_K";
+export type Dtype = "F32" | "F16" | "BF16" | "Q8_0" | "Q4_0" | "Q4_K" | "Q5_K" | "Q6_K" | "Q4_1" | "Q5_0" | "Q5_1";
 
 interface Format {
   /** GGUF's number of the format, and the general.file_type of a file that holds nothing else. */
@@ -29,6 +29,15 @@ function kScale(top: number): Format["scale"] {
     const d = spread(deviation / unit, spin);
     view.setUint16(at, toF16(d), true);
     view.setUint16(at + 2, toF16(d * half), true);
+  };
+}
+
+// d * q + m with q uniform in 0..top: m = -d * top / 2 makes the mean 0.
+function minimumScale(top: number): Format["scale"] {
+  return (view, at, deviation, spin) => {
+    const d = spread(deviation / Math.sqrt((top * (top + 2)) / 12), spin);
+    view.setUint16(at, toF16(d), true);
+    view.setUint16(at + 2, toF16(-d * top / 2), true);
   };
 }
 
@@ -64,6 +73,19 @@ export const formats: Record<Dtype, Format> = {
     size: 210,
     scale: (view, at, deviation, spin) => view.setUint16(at + 208, toF16(spread(deviation / (INT8 * Math.sqrt(341.5)), spin)), true),
   },
+  Q4_1: { id: 3, fileType: 3, block: 32, size: 20, scale: minimumScale(15) },
+  // q - 16 has the mean -1/2, as in Q4_0.
+  Q5_0: {
+    id: 6,
+    fileType: 8,
+    block: 32,
+    size: 22,
+    scale: (view, at, deviation, spin) => {
+      const d = spread(deviation / Math.sqrt(85.5), spin);
+      view.setUint16(at, toF16(spin & 256 ? d : -d), true);
+    },
+  },
+  Q5_1: { id: 7, fileType: 9, block: 32, size: 24, scale: minimumScale(31) },
 };
 
 /** Scales differ from block to block by a quarter either way. */

@@ -112,6 +112,10 @@ export const ggufCases: GgufCase[] = [
     rope,
   })),
   { name: "qwen2-F32-yarn", family: "qwen2", type: "F32", rope: "yarn" },
+  // What K mixes hold where rows are no multiple of 256.
+  { name: "llama-Q4_1", family: "llama", type: "Q4_1" },
+  { name: "qwen2-Q5_0", family: "qwen2", type: "Q5_0" },
+  { name: "mistral-Q5_1", family: "mistral", type: "Q5_1" },
 ];
 
 export interface DirectoryCase {
