@@ -51,6 +51,9 @@ with torch.no_grad():
             x @ head.T
 
         print(f"products of a step, {slots} slots: {timed(products):.3f} ms")
+        for i, name in enumerate(("q, k, v", "o", "gate and up", "down")):
+            alone = timed(lambda: [(y if name == "down" else x) @ layer[i].T for layer in layers])
+            print(f"  {name}: {alone / LAYERS * 1e3:.1f} us a layer")
     del layers, head
     for slots, length in ((1, 4096), (1, 32768), (8, 32768)):
         caches = [(normal(slots, KV_HEADS, length, DIM), normal(slots, KV_HEADS, length, DIM)) for _ in range(LAYERS)]

@@ -1,6 +1,6 @@
 #!/bin/sh
 # on_gpu.sh [FOLDER] [BENCHMARK ARGUMENTS...]: on a machine with an NVIDIA GPU, all that can only be seen there: the checks of tests/cuda, a
-# memory and a race checker over the case table where CUDA's toolkit has them, smallest cases first and for SECONDS_EACH (120) each, and the
+# memory and a race checker over the case table and recorded steps where CUDA's toolkit has them, smallest cases first and for SECONDS_EACH (120) each, and the
 # benchmark. Logs go to FOLDER. The library has to be built already (zig build -Dcuda); BUN names the runtime where it is not on the path.
 cd "$(dirname "$0")/.." || exit 1
 out=${1:-.}
@@ -20,8 +20,8 @@ if command -v compute-sanitizer >/dev/null; then
     more=""
     [ "$tool" = racecheck ] && more="--racecheck-report all"
     # shellcheck disable=SC2086
-    timeout $((2 * seconds + 60)) compute-sanitizer --tool "$tool" $more --target-processes all "$bun" run tests/cuda/check.ts --seconds "$seconds" cases >"$out/$tool.log" 2>&1
-    echo "$tool: $(grep -E '^cases:|ERROR SUMMARY|RACECHECK SUMMARY' "$out/$tool.log" || echo 'did not end')"
+    timeout $((2 * seconds + 60)) compute-sanitizer --tool "$tool" $more --target-processes all "$bun" run tests/cuda/check.ts --seconds "$seconds" cases recorded >"$out/$tool.log" 2>&1
+    echo "$tool: $(grep -E '^(cases|slots):|ERROR SUMMARY|RACECHECK SUMMARY' "$out/$tool.log" || echo 'did not end')"
   done
 fi
 "$bun" run bench/cuda.ts "$@" >"$out/bench.log" 2>&1 || failed=1

@@ -1,4 +1,4 @@
-/* linear_quant.h: quantised weights in panels. The blocks are those of GGUF, bit for bit as many bytes (but for two that are seldom met, below);
+/* linear_quant.h: quantised weights in panels. The blocks are those of GGUF, bit for bit as many bytes (but for Q4_1 and Q5_0, below);
  * only their order is another one: 32 output rows lie side by side, so that one vector holds the same k of neighbouring rows.
  *
  * Everything is cut into parts of 32 k. The bits of a part are 32-bit words, one per row, in groups of 8 k: byte i of a group's word has

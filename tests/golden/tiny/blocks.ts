@@ -32,6 +32,14 @@ function kScale(top: number): Format["scale"] {
   };
 }
 
+// d * (q - 8) or d * (q - 16), whose mean square is given and whose mean is -1/2: a scale of either sign takes it out.
+function centredScale(square: number): Format["scale"] {
+  return (view, at, deviation, spin) => {
+    const d = spread(deviation / Math.sqrt(square), spin);
+    view.setUint16(at, toF16(spin & 256 ? d : -d), true);
+  };
+}
+
 // d * q + m with q uniform in 0..top: m = -d * top / 2 makes the mean 0.
 function minimumScale(top: number): Format["scale"] {
   return (view, at, deviation, spin) => {
@@ -52,17 +60,7 @@ export const formats: Record<Dtype, Format> = {
     size: 34,
     scale: (view, at, deviation, spin) => view.setUint16(at, toF16(spread(deviation / INT8, spin)), true),
   },
-  // q - 8 has the mean -1/2: a scale of either sign takes it out.
-  Q4_0: {
-    id: 2,
-    fileType: 2,
-    block: 32,
-    size: 18,
-    scale: (view, at, deviation, spin) => {
-      const d = spread(deviation / Math.sqrt(21.5), spin);
-      view.setUint16(at, toF16(spin & 256 ? d : -d), true);
-    },
-  },
+  Q4_0: { id: 2, fileType: 2, block: 32, size: 18, scale: centredScale(21.5) },
   Q4_K: { id: 12, fileType: 14, block: 256, size: 144, scale: kScale(15) },
   Q5_K: { id: 13, fileType: 16, block: 256, size: 176, scale: kScale(31) },
   // d * sc * (q - 32) with sc any int8. The scale is so small that it is a subnormal float16.
@@ -74,17 +72,7 @@ export const formats: Record<Dtype, Format> = {
     scale: (view, at, deviation, spin) => view.setUint16(at + 208, toF16(spread(deviation / (INT8 * Math.sqrt(341.5)), spin)), true),
   },
   Q4_1: { id: 3, fileType: 3, block: 32, size: 20, scale: minimumScale(15) },
-  // q - 16 has the mean -1/2, as in Q4_0.
-  Q5_0: {
-    id: 6,
-    fileType: 8,
-    block: 32,
-    size: 22,
-    scale: (view, at, deviation, spin) => {
-      const d = spread(deviation / Math.sqrt(85.5), spin);
-      view.setUint16(at, toF16(spin & 256 ? d : -d), true);
-    },
-  },
+  Q5_0: { id: 6, fileType: 8, block: 32, size: 22, scale: centredScale(85.5) },
   Q5_1: { id: 7, fileType: 9, block: 32, size: 24, scale: minimumScale(31) },
 };
 
