@@ -57,12 +57,10 @@ static bool are_ops(const rkv_tape *tape, int32_t i, const int32_t *wanted, int3
 
 /* Launches entry i, with those behind it that one launch can do as well; returns how many. Results are the same to the bit. */
 static int32_t launch_entries(rkv_cuda *c, rkv_arena_object *arena, const rkv_tape *tape, int32_t i) {
-  static const int32_t choice[] = {RKV_OP_centroid_scores, RKV_OP_topk, RKV_OP_fill_budget, RKV_OP_attend};
+  static const int32_t wanted[] = {RKV_OP_attn_in, RKV_OP_centroid_scores, RKV_OP_topk, RKV_OP_fill_budget, RKV_OP_attend};
   const rkv_entry *at = &tape->entries[i];
-  if (are_ops(tape, i, choice, 3)) {
-    const void *attend = are_ops(tape, i, choice, 4) ? at[3].as.args : NULL;
-    if (rkv_cuda_choose(c, at[0].as.args, at[1].as.args, at[2].as.args, attend)) return 3;
-  }
+  if (are_ops(tape, i, wanted, 5) && rkv_cuda_recall(c, arena, at[0].as.args, at[1].as.args, at[2].as.args, at[3].as.args, at[4].as.args)) return 5;
+  if (are_ops(tape, i, wanted + 1, 3) && rkv_cuda_choose(c, at[0].as.args, at[1].as.args, at[2].as.args)) return 3;
   ops[at->op](c, arena, at->as.args);
   return 1;
 }

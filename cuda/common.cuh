@@ -84,6 +84,7 @@ DEVICE int block_scan(int x, int *shared, int *total) {
   if (LANE == 31) shared[WARP] = sum;
   __syncthreads();
   int base = 0, all = 0;
+#pragma unroll 1
   for (int w = 0; w < WARPS; w++) {
     if (w == WARP) base = all;
     all += shared[w];

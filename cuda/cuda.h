@@ -100,9 +100,17 @@ typedef void (*rkv_cuda_op)(rkv_cuda *c, rkv_arena_object *arena, const void *ar
 RKV_OPS(X)
 #undef X
 
-/* The ops centroid_scores, topk and fill_budget as one launch, which asks for the rows that `attend` will read (NULL: no such op follows);
- * false: they do not fit into one, nothing was done. */
-bool rkv_cuda_choose(rkv_cuda *c, const void *scores, const void *topk, const void *fill, const void *attend);
+/* Blocks that share a row of scores, and the floats of shared memory that its logits take; 0: they do not fit there. */
+typedef struct { int32_t ranks, room; } rkv_score_shape;
+rkv_score_shape rkv_shape_of_scores(const rkv_cuda *c, const rkv_centroid_scores_args *a);
+
+/* The ops centroid_scores, topk and fill_budget as one launch; and, behind its products, attn_in with them and attend. false: they do not fit into
+ * one, nothing was done. */
+bool rkv_cuda_choose(rkv_cuda *c, const void *scores, const void *topk, const void *fill);
+bool rkv_cuda_recall(rkv_cuda *c, rkv_arena_object *arena, const void *in, const void *scores, const void *topk, const void *fill, const void *attend);
+
+/* The products of attn_in: what heads are made of. */
+rkv_heads rkv_attn_products(rkv_cuda *c, const rkv_attn_in_args *a);
 
 /* Bytes of a row of a weight on the device: as in the file, rounded up to 16. */
 size_t rkv_cuda_stride(int32_t type, int32_t cols);

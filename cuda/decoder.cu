@@ -1,5 +1,5 @@
 /* decoder.cu: what lies between the products: rotations, embedding, norms, biases, appending to the KV rows. */
-#include "common.cuh"
+#include "heads.cuh"
 #include "quant.cuh"
 
 /* Angles in f64: at position 100,000 an f32 angle would be off by 0.004. */
@@ -83,70 +83,26 @@ KERNEL kernel_norm(float *to, const float *x, const float *weight, const int *ac
   for (int k = THREAD; k < width; k += THREADS) to[k] = x[k] * factor * weight[k];
 }
 
-/* A warp finishes a head in shared memory: bias, norm, rotation by pairs (i, i + half). Source: RoFormer (arXiv 2104.09864), in halves. Loads of
- * 128 channels go out together. */
-DEVICE void finish_head(float *head, const float *x, const float *bias, const float *norm, const float *rotation, const rkv_layer_data &layer) {
-  const int dim = layer.head_dim, half = layer.rope_dim / 2;
-  float sum = 0;
-#pragma unroll 1
-  for (int first = LANE; first < dim; first += 128) {
-    float v[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) v[i] = first + 32 * i < dim ? bias ? x[first + 32 * i] + bias[first + 32 * i] : x[first + 32 * i] : 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      if (first + 32 * i < dim) head[first + 32 * i] = v[i];
-      sum = fmaf(v[i], v[i], sum);
-    }
-  }
-  if (norm) {
-    const float factor = 1.0f / sqrtf(warp_sum(sum) / (float)dim + layer.eps);
-#pragma unroll 1
-    for (int first = LANE; first < dim; first += 128)
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-        if (first + 32 * i < dim) head[first + 32 * i] = head[first + 32 * i] * factor * norm[first + 32 * i];
-  }
-  __syncwarp();
-#pragma unroll 1
-  for (int first = LANE; first < half && rotation; first += 64)
-#pragma unroll
-    for (int j = 0; j < 2; j++) {
-      const int i = first + 32 * j;
-      if (i >= half) break;
-      const float a = head[i], b = head[half + i], c = rotation[i], s = rotation[half + i];
-      head[i] = fmaf(a, c, -(b * s));
-      head[half + i] = fmaf(b, c, a * s);
-    }
-  __syncwarp();
-}
-
 /* q in place; k and v from work to the KV rows. A block has as many heads of one row of x as warps, or, in a step, all of them: there it moves
  * the slot's rowEnd on as well. grid: rows, runs of heads. `kv.keys.data` NULL: only the queries are wanted. */
-KERNEL __launch_bounds__(1024, 1) kernel_finish(float *q, const float *k, const float *v, const __grid_constant__ rkv_rows_data kv, const __grid_constant__ rkv_layer_data layer,
-                  const __grid_constant__ rkv_view rotations, const int *position, const int *active, int slot, const float *q_bias, const float *k_bias,
-                  const float *v_bias, const float *q_norm, const float *k_norm, int *fault) {
+KERNEL __launch_bounds__(1024, 1) kernel_finish(const __grid_constant__ rkv_heads a, const __grid_constant__ rkv_rows_data kv, const __grid_constant__ rkv_layer_data layer,
+                                                const int *active, int slot, int *fault) {
   begin();
   extern __shared__ float heads[];
-  const int row = blockIdx.x, dim = layer.head_dim, all = layer.heads + (kv.keys.data ? 2 * layer.kv_heads : 0);
+  const int row = blockIdx.x, all = layer.heads + (kv.keys.data ? 2 * layer.kv_heads : 0);
   if (active && !active[row]) return;
   const int is_step = slot == RKV_STEP, to_slot = is_step ? row : slot;
   const int64_t to = !kv.keys.data ? 0 : is_step ? kv.row_end[to_slot] : (int64_t)kv.row_end[to_slot] + row;
-  const float *rotation = layer.rope_dim ? (const float *)rotations.data + (int64_t)row * layer.rope_dim : NULL;
-  float *head = heads + WARP * dim;
+  float *head = heads + WARP * layer.head_dim;
   const bool is_room = to < kv.capacity;
   if (!is_room && kv.keys.data && THREAD == 0) *(volatile int *)fault = 1;
 #pragma unroll 1
   for (int h = blockIdx.y * WARPS + WARP; h < all; h += gridDim.y * WARPS) {
-    const int is_query = h < layer.heads, is_value = h >= layer.heads + layer.kv_heads, g = h - (is_query ? 0 : is_value ? layer.heads + layer.kv_heads : layer.heads);
-    const float *x = is_query ? q : is_value ? v : k, *bias = is_query ? q_bias : is_value ? v_bias : k_bias;
-    x += ((int64_t)row * (is_query ? layer.heads : layer.kv_heads) + g) * dim;
-    if (!is_query && !is_room) break; /* those that follow are rows too */
-    finish_head(head, x, bias ? bias + g * dim : NULL, is_query ? q_norm : is_value ? NULL : k_norm, is_value ? NULL : rotation, layer);
-    const int64_t place = ((int64_t)to_slot * layer.kv_heads + g) * kv.capacity + to;
-    const int dtype = is_query ? RKV_F32 : is_value ? kv.values.dtype : kv.keys.dtype;
-    put_row(dtype, is_query ? (char *)x : (char *)(is_value ? kv.values.data : kv.keys.data) + place * row_bytes(dtype, dim), head, dim);
-    if (!is_query && !is_value && LANE == 0) kv.position[place] = position[row];
+    if (h >= layer.heads && !is_room) break; /* those that follow are rows too */
+    make_head(head, layer.head_dim, a, layer, row, h, a.rotations + (int64_t)row * layer.rope_dim);
+    const int g = h - layer.heads, is_value = g >= layer.kv_heads;
+    if (g < 0) keep_query(head, layer.head_dim, a, layer, row, h);
+    else keep_row(head, layer.head_dim, is_value ? kv.values.dtype : kv.keys.dtype, kv, to_slot, to, a.position[row], g - is_value * layer.kv_heads, is_value);
     __syncwarp();
   }
   if (!is_step || !kv.keys.data) return;

@@ -44,6 +44,9 @@ FATBIN rkv_fatbin_cluster[] = {
 FATBIN rkv_fatbin_scores[] = {
 #embed "scores.fatbin"
 };
+FATBIN rkv_fatbin_recall[] = {
+#embed "recall.fatbin"
+};
 FATBIN rkv_fatbin_select[] = {
 #embed "select.fatbin"
 };

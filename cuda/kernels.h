@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 /* Modules: cuda/<name>.cu, one fatbin each. Those named _sm90a are for compute capability 9.0 alone. */
-#define RKV_MODULE_NAMES(X) X(linear) X(step) X(tensor) X(decoder) X(attention) X(decode) X(chunk) X(flash) X(flash_sm90a) X(assign) X(cluster) X(scores) X(select) X(keep) X(latent) X(sample)
+#define RKV_MODULE_NAMES(X) X(linear) X(step) X(tensor) X(decoder) X(attention) X(decode) X(chunk) X(flash) X(flash_sm90a) X(assign) X(cluster) X(scores) X(recall) X(select) X(keep) X(latent) X(sample)
 
 /* X(module, name): kernel_<name>. */
 #define RKV_KERNELS(X) \
@@ -21,7 +21,10 @@
   X(flash_sm90a, flash_sm90a_bf16_64) X(flash_sm90a, flash_sm90a_bf16_128) X(flash_sm90a, flash_sm90a_f16_64) X(flash_sm90a, flash_sm90a_f16_128) \
   X(assign, centroid_lengths) X(assign, assign) X(assign, assign_64) X(assign, assign_128) X(assign, moved) X(cluster, seed_centroids) X(cluster, group) X(cluster, group_count) X(cluster, group_scan) \
   X(cluster, group_place) X(cluster, centroid_means) X(cluster, radius) X(cluster, permute) X(cluster, permute_back) \
-  X(scores, centroid_scores) X(scores, choose) X(scores, page_bounds) X(scores, page_scores) X(select, topk) X(select, fill_budget) X(select, fill_whole) \
+  X(scores, centroid_scores) X(scores, choose) X(scores, page_bounds) X(scores, page_scores) \
+  X(recall, recall_bf16_64) X(recall, recall_bf16_128) X(recall, recall_f16_64) X(recall, recall_f16_128) \
+  X(recall, recall_wide_bf16_64) X(recall, recall_wide_bf16_128) X(recall, recall_wide_f16_64) X(recall, recall_wide_f16_128) \
+  X(select, topk) X(select, fill_budget) X(select, fill_whole) \
   X(select, gather_rows) X(select, set_tail) \
   X(keep, pool_scores) X(keep, keep) X(keep, move_rows) X(keep, clear_moved) X(keep, cut_rows) X(keep, evict) X(keep, evicted) \
   X(latent, project_rows) X(latent, latent_scores) X(latent, trim_index) X(latent, reconstruct) X(latent, channel_mass) X(latent, pick_channels) \
@@ -74,6 +77,14 @@ typedef struct {
   int32_t rows, cols, count, mode;
 } rkv_tensor_product;
 
+/* What becomes heads: q[rows, heads, headDim] in place, k and v[rows, kvHeads, headDim]; biases and norms NULL where a model has none. */
+typedef struct {
+  float *q;
+  const float *k, *v, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm;
+  const float *rotations;  /* [rows, ropeDim] */
+  const int32_t *position; /* [rows] */
+} rkv_heads;
+
 #define RKV_SWIGLU_PART 0.0625f /* cuBLASLt leaves gate and up as halves: so much of them, or large ones would not fit f16 */
 #define RKV_TENSOR_SHARED (3 * 2 * 128 * 64 * 2) /* bytes of a block's tiles */
 #define RKV_FLASH_QUERIES 128
@@ -100,10 +111,12 @@ typedef struct {
 #define RKV_MANY 64       /* rows and columns of a block of `many` */
 
 #define RKV_PIECES 32     /* of a unit of decode attention, at most: eight KV heads then fill every multiprocessor twice, more slots make more */
-#define RKV_PIECES_OF_INDEX 16 /* where an index says which rows: fewer, and fewer blocks that find nothing to do */
+#define RKV_PIECES_OF_INDEX 12 /* where an index says which rows: fewer, and fewer blocks that find nothing to do */
 #define RKV_DECODE_WARPS 4 /* of a block of decode attention; three blocks on a multiprocessor */
 #define RKV_DECODE_STAGES 2
 #define RKV_DECODE_SHARED(dim) (RKV_DECODE_WARPS * RKV_DECODE_STAGES * 64 * (dim)) /* 64 KiB for 128 channels */
+#define RKV_RECALL_TEAMS(sets) ((sets) == 1 ? 3 : 2) /* of a block that chooses rows and attends them: each has as many warps, and a ring as large */
+#define RKV_RECALL_FIXED (20 << 10) /* bytes of shared memory that such a block has beside its rings, at most */
 #define RKV_TICKETS 8192  /* units of all slots */
 #define RKV_ATTEND_THREADS 128
 #define RKV_CHUNK_QUERIES 16
@@ -112,6 +125,8 @@ typedef struct {
 #define RKV_ASSIGN_TILE RKV_PIECE /* keys of a block on tensor cores: work has a word for each */
 #define RKV_MEANS 256     /* threads of a block of means */
 #define RKV_FETCHED 2048  /* rows of a tail that are asked for ahead */
+#define RKV_BUCKET_BITS 9
+#define RKV_BUCKETS (1 << RKV_BUCKET_BITS) /* of ranks, when a step's clusters are ordered */
 #define RKV_SORTED 4096   /* ids that a block of topk sorts at a time */
 
 #endif

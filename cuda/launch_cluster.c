@@ -3,7 +3,6 @@
 
 #define LOGITS (64 << 10) /* bytes of shared memory for a group's logits: 4,096 clusters of four heads */
 #define COUNTS (160 << 10) /* bytes of shared memory for the counts of 32 warps: 1,280 clusters */
-#define CHOICE (128 << 10) /* bytes of shared memory for all logits of a group: 4,096 clusters of five heads */
 #define WARPS 8 /* of a block of which each warp works alone */
 
 void rkv_cuda_seed_centroids(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
@@ -59,40 +58,19 @@ void rkv_cuda_permute_rows(rkv_cuda *c, rkv_arena_object *arena, const void *arg
   LAUNCH(c, permute_back, blocks, heads, 1, 32 * WARPS, 0, &a);
 }
 
-/* Blocks that share a row of scores, and the floats of shared memory that its logits take; 0: they do not fit there. */
-typedef struct { int32_t ranks, room; } score_shape;
-static score_shape shape_of_scores(const rkv_cuda *c, const rkv_centroid_scores_args *a) {
+rkv_score_shape rkv_shape_of_scores(const rkv_cuda *c, const rkv_centroid_scores_args *a) {
   const int32_t queries = a->q.shape[1] / a->scores.shape[1], dim = a->q.shape[2], clusters = a->scores.shape[2];
   const int32_t ranks = c->capability < 90 || clusters <= 128 ? 1 : clusters <= 1024 ? 2 : clusters <= 2048 ? 4 : 8;
   const int64_t wanted = (int64_t)queries * (rkv_blocks(clusters, ranks) + 2);
   const bool fits = wanted * 4 <= LOGITS && dim % 4 == 0 && dim <= 512 && queries <= 64;
-  return fits ? (score_shape){ranks, (int32_t)wanted} : (score_shape){1, 0};
+  return fits ? (rkv_score_shape){ranks, (int32_t)wanted} : (rkv_score_shape){1, 0};
 }
 
 void rkv_cuda_centroid_scores(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   rkv_centroid_scores_args a = *(const rkv_centroid_scores_args *)args;
-  score_shape s = shape_of_scores(c, &a);
+  rkv_score_shape s = rkv_shape_of_scores(c, &a);
   (void)arena;
   rkv_launch_clusters(c, RKV_KERNEL_centroid_scores, (uint32_t)a.scores.shape[1], (uint32_t)a.scores.shape[0], (uint32_t)s.ranks, 512, (uint32_t)s.room * 4, (void *[]){&a, &s.room});
-}
-
-bool rkv_cuda_choose(rkv_cuda *c, const void *scores, const void *topk, const void *fill, const void *attend) {
-  rkv_centroid_scores_args a = *(const rkv_centroid_scores_args *)scores;
-  rkv_topk_args t = *(const rkv_topk_args *)topk;
-  rkv_fill_budget_args f = *(const rkv_fill_budget_args *)fill;
-  score_shape s = shape_of_scores(c, &a);
-  const int32_t n = a.scores.shape[1], clusters = a.scores.shape[2];
-  const uint32_t bytes = (uint32_t)(2 * ((clusters + 3) / 4 * 4) + s.ranks * s.room) * 4;
-  if (s.room == 0 || clusters > RKV_SORTED || n != a.centroids.shape[1] || a.q.shape[2] > 128 || bytes > CHOICE) return false;
-  if (t.scores.data != a.scores.data || f.order.data != t.order.data || f.offsets.data != a.offsets.data || f.index.shape[1] != n) return false;
-  if (t.active.data != a.active.data || f.active.data != a.active.data) return false;
-  const rkv_attend_args *next = attend;
-  rkv_rows_data fetched = {.capacity = 0};
-  int32_t sink = 0;
-  if (next != NULL && next->index.data == f.index.data && next->rows->keys.dtype == next->rows->values.dtype && rkv_row_bytes(next->rows->keys.dtype, a.q.shape[2]) % 16 == 0)
-    fetched = *next->rows, sink = next->sink;
-  rkv_launch_clusters(c, RKV_KERNEL_choose, (uint32_t)n, (uint32_t)a.scores.shape[0], (uint32_t)s.ranks, 512, bytes, (void *[]){&a, &t, &f, &fetched, &sink});
-  return true;
 }
 
 void rkv_cuda_topk(rkv_cuda *c, rkv_arena_object *arena, const void *args) {

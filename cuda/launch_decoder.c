@@ -27,14 +27,15 @@ void rkv_cuda_embed(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   LAUNCH(c, embed, a.count, 1, 1, 256, 0, &a, &table, &stride, &type, &vocab, &hidden);
 }
 
-static void finish(rkv_cuda *c, rkv_arena_object *arena, float *q, const float *k, const float *v, rkv_rows_data kv, rkv_layer_data layer, rkv_view rotations,
-                   const int32_t *position, const int32_t *active, int32_t slot, int32_t count) {
-  const float *q_bias = vector(layer.q_bias), *k_bias = vector(layer.k_bias), *v_bias = vector(layer.v_bias);
-  const float *q_norm = vector(layer.q_norm), *k_norm = vector(layer.k_norm);
+static rkv_heads heads_of(const rkv_layer_data *l, float *q, const float *k, const float *v, const rkv_view *rotations, const int32_t *position) {
+  return (rkv_heads){.q = q, .k = k, .v = v, .q_bias = vector(l->q_bias), .k_bias = vector(l->k_bias), .v_bias = vector(l->v_bias), .q_norm = vector(l->q_norm),
+                     .k_norm = vector(l->k_norm), .rotations = rotations->data, .position = position};
+}
+
+static void finish(rkv_cuda *c, rkv_arena_object *arena, rkv_heads a, rkv_rows_data kv, rkv_layer_data layer, const int32_t *active, int32_t slot, int32_t count) {
   int32_t *fault = rkv_fault_of(arena);
   const int32_t heads = layer.heads + (kv.keys.data != NULL ? 2 * layer.kv_heads : 0), warps = slot != RKV_STEP ? 8 : heads < 32 ? heads : 32;
-  LAUNCH(c, finish, count, slot == RKV_STEP ? 1 : rkv_blocks(heads, warps), 1, (uint32_t)(32 * warps), warps * layer.head_dim * 4, &q, &k, &v, &kv, &layer, &rotations, &position, &active, &slot,
-         &q_bias, &k_bias, &v_bias, &q_norm, &k_norm, &fault);
+  LAUNCH(c, finish, count, slot == RKV_STEP ? 1 : rkv_blocks(heads, warps), 1, (uint32_t)(32 * warps), warps * layer.head_dim * 4, &a, &kv, &layer, &active, &slot, &fault);
 }
 
 /* Whether products of one x can all go on tensor cores, with the same halves. */
@@ -54,8 +55,7 @@ static void in_f32(rkv_cuda *c, const rkv_attn_in_args *a, float *normed, float 
   rkv_multiply(c, products, 3);
 }
 
-void rkv_cuda_attn_in(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
-  const rkv_attn_in_args *a = args;
+rkv_heads rkv_attn_products(rkv_cuda *c, const rkv_attn_in_args *a) {
   const rkv_layer_data *l = a->layer;
   const int32_t hidden = l->hidden, kv_width = l->kv_heads * l->head_dim, count = a->count;
   const int32_t *active = a->slot == RKV_STEP ? a->rows->active : NULL;
@@ -69,11 +69,15 @@ void rkv_cuda_attn_in(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   } else {
     in_f32(c, a, normed, k, v, active);
   }
-  finish(c, arena, q, k, v, *a->rows, *l, a->rotations, a->position.data, active, a->slot, count);
-  if (a->slot == RKV_STEP) return; /* it moved rowEnd on */
+  return heads_of(l, q, k, v, &a->rotations, a->position.data);
+}
+
+void rkv_cuda_attn_in(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
+  const rkv_attn_in_args *a = args;
   rkv_rows_data kv = *a->rows;
-  int32_t slot = a->slot, appended = count;
-  LAUNCH(c, move_row_end, 1, 1, 1, 32, 0, &kv, &slot, &appended);
+  int32_t slot = a->slot, count = a->count;
+  finish(c, arena, rkv_attn_products(c, a), kv, *a->layer, slot == RKV_STEP ? kv.active : NULL, slot, count);
+  if (slot != RKV_STEP) LAUNCH(c, move_row_end, 1, 1, 1, 32, 0, &kv, &slot, &count); /* a step moved it on */
 }
 
 void rkv_cuda_queries(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
@@ -84,7 +88,7 @@ void rkv_cuda_queries(rkv_cuda *c, rkv_arena_object *arena, const void *args) {
   norm(c, normed, a->x.data, l->attn_norm, active, a->count, l->hidden, l->eps);
   const rkv_product p = rkv_product_of(l->q, normed, l->hidden, q, l->heads * l->head_dim, active, a->count, RKV_STORE);
   rkv_multiply(c, &p, 1);
-  finish(c, arena, q, NULL, NULL, (rkv_rows_data){0}, *l, a->rotations, NULL, active, RKV_STEP, a->count);
+  finish(c, arena, heads_of(l, q, NULL, NULL, &a->rotations, NULL), (rkv_rows_data){0}, *l, active, RKV_STEP, a->count);
 }
 
 /* x += Wo attended; h = norm(x); x += Wdown (silu(Wgate h) * (Wup h)), each product with what its weights allow. Work holds halves here. */

@@ -14,6 +14,8 @@ DEVICE void copy16(unsigned to, const void *from, int is_there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(is_there ? 16 : 0));
 }
 DEVICE void copy_sixteen(unsigned to, const void *from) { asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from)); }
+/* Asks for a line of the second cache. */
+DEVICE void prefetch(const void *from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 DEVICE void copies_end() { asm volatile("cp.async.commit_group;"); }
 template <int LEFT>
 DEVICE void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT)); }
@@ -23,6 +25,12 @@ DEVICE void load_four(unsigned r[4], unsigned address) {
 }
 DEVICE void load_four_turned(unsigned r[4], unsigned address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address));
+}
+
+DEVICE float4 shared_float4(unsigned address) {
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(address) : "memory");
+  return v;
 }
 
 /* c[16, 8] += a[16, 16] b[16, 8]. */

@@ -1,5 +1,5 @@
 /* select.cu: what a step reads: the best of what was scored, and the rows they name. */
-#include "common.cuh"
+#include "fill.cuh"
 #include "topk.cuh"
 
 /* ---- the best of them ---- */
@@ -69,29 +69,16 @@ KERNEL __launch_bounds__(1024) kernel_topk(const __grid_constant__ rkv_topk_args
 
 KERNEL __launch_bounds__(256) kernel_fill_budget(const __grid_constant__ rkv_fill_budget_args a) {
   begin();
-  __shared__ int shared[34], firsts[256], starts[256], sizes[256];
   const int n = a.index.shape[1], budget = a.index.shape[2], k = a.order.shape[2], all = a.offsets.shape[2] - 1, row = blockIdx.x, slot = blockIdx.y;
   if (!((const int *)a.active.data)[slot]) return;
   const int kv_heads = a.offsets.shape[1];
   const int *order = (const int *)a.order.data + ((int64_t)slot * n + row) * k;
   const int *offsets = (const int *)a.offsets.data + ((int64_t)slot * kv_heads + row / (n / kv_heads)) * (all + 1);
-  int *index = (int *)a.index.data + ((int64_t)slot * n + row) * budget, at = 0;
-  for (int base = 0; base < k && at < budget; base += THREADS) {
-    const int c = base + THREAD < k ? order[base + THREAD] : -1, is_cluster = (unsigned)c < (unsigned)all;
-    const int size = is_cluster ? most(0, offsets[c + 1] - offsets[c]) : 0;
-    int total;
-    const int before = block_scan(size, shared, &total), valid = __syncthreads_count(is_cluster);
-    starts[THREAD] = at + before;
-    sizes[THREAD] = size;
-    firsts[THREAD] = is_cluster ? offsets[c] : 0;
-    __syncthreads();
-    for (int i = WARP; i < least(THREADS, k - base); i += WARPS)
-      for (int r = LANE; r < sizes[i] && starts[i] + r < budget; r += 32) index[starts[i] + r] = firsts[i] + r;
-    at += total;
-    __syncthreads();
-    if (valid < least(THREADS, k - base)) break; /* -1: no more come */
-  }
-  for (int i = at + THREAD; i < budget; i += THREADS) index[i] = -1;
+  int *index = (int *)a.index.data + ((int64_t)slot * n + row) * budget;
+  fill_rows(k, budget, [&](int i) {
+    const int c = order[i];
+    return (unsigned)c < (unsigned)all ? make_int2(offsets[c], most(0, offsets[c + 1] - offsets[c])) : make_int2(0, 0);
+  }, [&](int i, int r) { index[i] = r; });
 }
 
 /* Whether a cluster fits depends on all before it: one thread decides, all write. */
