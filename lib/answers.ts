@@ -97,20 +97,31 @@ export async function* answers(
     if (running.includes(one)) running.splice(running.indexOf(one), 1);
     finish(one.job.index, await resultOf(session, one, reason, options.stats));
   };
-  const step = async (): Promise<BatchPiece[]> => {
+  let decoding: AsyncGenerator<DecodedToken, void, undefined> | undefined; // of all that run, until one has ended
+  const leave = async () => {
+    await decoding?.return();
+    decoding = undefined;
+  };
+  const decode = (most: number) => {
     const sampling: Sampling[] = [];
     for (const { slot, job } of running) sampling[slot] = job.sampling;
-    const chosen: DecodedToken[] = [];
-    const asked = { slots: running.map(({ slot }) => slot), maxTokens: 1, stop: [], sampling, signal, onLogits };
-    for await (const token of session.decode(asked)) chosen.push(token);
+    const maxTokens = Math.min(most, ...running.map(({ tokens }) => rules.maxTokens - tokens.length));
+    return session.decode({ slots: running.map(({ slot }) => slot), maxTokens, stop: [], sampling, signal, onLogits });
+  };
+  const step = async (most = Infinity): Promise<BatchPiece[]> => {
+    decoding ??= decode(most);
     const pieces: BatchPiece[] = [];
-    for (const token of chosen) {
-      const one = running.find(({ slot }) => slot === token.slot)!;
-      const { text, reason } = take(session, one, token, rules);
+    const ended: { one: Running; reason: FinishReason }[] = [];
+    for (const _ of running) {
+      const { value: token } = await decoding.next();
+      const one = running.find(({ slot }) => slot === token!.slot)!;
+      const { text, reason } = take(session, one, token!, rules);
       one.text += text;
       if (text !== "") pieces.push({ index: one.job.index, text });
-      if (reason) await end(one, reason);
+      if (reason) ended.push({ one, reason });
     }
+    if (ended.length > 0 || most === 1) await leave();
+    for (const { one, reason } of ended) await end(one, reason);
     return pieces;
   };
   const left = new AbortController();
@@ -123,10 +134,11 @@ export async function* answers(
   session.clock(options.stats === "ops" || session.model.device.kind === "cpu");
   try {
     while (waiting.length > 0 || running.length > 0) {
+      if (waiting.length > 0 && running.length < session.slots) await leave();
       while (waiting.length > 0 && running.length < session.slots) {
         const one = reading = begin(session, waiting.shift()!, freeSlot(session, running), rules);
         const between = async (say: (pieces: BatchPiece[]) => Promise<void>) => {
-          if (running.length > 0) await say(await step());
+          if (running.length > 0) await say(await step(1));
         };
         yield* handover<BatchPiece>((say) => read(one, running.length > 0 ? () => between(say) : undefined), () => left.abort());
         running.push(one);
@@ -137,6 +149,7 @@ export async function* answers(
   } catch (error) {
     if (!signal?.aborted || error !== signal.reason) throw error;
   } finally {
+    await leave();
     for (const one of reading ? [...running, reading] : [...running]) await end(one, "abort");
     for (const job of waiting) finish(job.index, await resultOf(session, begin(session, job, 0, rules), "abort", options.stats));
     session.clock(false);
@@ -162,7 +175,7 @@ function take(session: Session, one: Running, chosen: DecodedToken, rules: Rules
   if (session.model.shape.eos.includes(token) || rules.stopTokens.includes(token)) return { text: rest(one), reason: "stop" };
   const text = one.stop.push(one.decoder.push(token));
   if (one.stop.isStopped) return { text, reason: "stop" };
-  if (one.tokens.length < rules.maxTokens && session.length(one.slot) < session.capacity) return { text };
+  if (one.tokens.length < rules.maxTokens && one.job.tokens.length + one.tokens.length <= session.capacity) return { text };
   const last = text + rest(one);
   return { text: last, reason: one.stop.isStopped ? "stop" : "length" };
 }

@@ -1,7 +1,7 @@
 /** A session: a model, a policy, and the KV rows and step state of one or more slots in one arena. */
+import { decodeSteps } from "./decoding.ts";
 import type { OpTimes } from "./device.ts";
 import type { LoadedModel } from "./model.ts";
-import { RecallError } from "./errors.ts";
 import { Mark } from "./kv/mark.ts";
 import { Marks } from "./kv/marks.ts";
 import { emptySlot, type SlotState } from "./kv/slot.ts";
@@ -9,7 +9,6 @@ import { knownOptions } from "./options.ts";
 import { full } from "./policies/full.ts";
 import { everyRow, type Policy } from "./policies/policy.ts";
 import { cancellable, feed, readPrompt, sharedTokens } from "./reading.ts";
-import { process } from "./sampling.ts";
 import { fill, openSaved, save } from "./save.ts";
 import type {
   Attended,
@@ -150,7 +149,7 @@ export class Session {
 
   /**
    * Decodes: yields each active slot's next token, step by step. Ends when every slot met a stop token, `maxTokens` or the capacity;
-   * throws the signal's reason when aborted. Leaving the loop early is fine: nothing runs on.
+   * throws the signal's reason when aborted. Leaving the loop early is fine: nothing runs on, and decoding goes on where it was left.
    */
   async *decode(options: DecodeOptions = {}): AsyncGenerator<DecodedToken, void, undefined> {
     const { maxTokens = Infinity, signal, stop = this.model.shape.eos, onLogits } = options;
@@ -162,33 +161,9 @@ export class Session {
     }
     using _turn = this.#turn.take("decode");
     const asks = this.#room.sampler.writeAll(options.sampling ?? {}, slots, (slot) => this.#room.held[slot]);
-    let running = [...slots];
-    let yielded = 0;
-    while (running.length > 0 && yielded < maxTokens) {
-      signal?.throwIfAborted();
-      // A token that was yielded before is fed first: what comes next is its successor. Where none was, it is chosen from the logits.
-      const isFed = (slot: number) => this.#room.held[slot].next!.token !== null;
-      const unchosen = onLogits ? running : running.filter((slot) => !isFed(slot));
-      const fed = running.filter(isFed);
-      if (fed.length > 0) this.#room.stepSlots(fed, onLogits ? this.#room.toLogits : this.#room.chosen);
-      if (onLogits) await process(this.#room.logits, running, (slot) => this.#room.held[slot].tokens.length, onLogits);
-      for (const slot of unchosen) this.#room.choose(null, slot, 1);
-      const [tokens, logprobs, likeliest] = await Promise.all([
-        this.#room.state.token.read(),
-        this.#room.state.logprob.read(),
-        asks.some((wanted) => wanted > 0) ? this.#room.sampler.likeliest(asks) : undefined,
-      ]);
-      for (const slot of running) {
-        if (tokens[slot] < 0) {
-          throw new RecallError("RKV_NAN", "decode", `Cannot decode: no logit of slot ${slot} is a number, want sound weights`);
-        }
-        this.#room.held[slot].next = { token: tokens[slot] };
-      }
-      yielded++;
-      for (const slot of running) {
-        yield { slot, token: tokens[slot], logprob: logprobs[slot], ...(likeliest && { likeliest: likeliest[slot] }) };
-      }
-      running = running.filter((slot) => !stop.includes(tokens[slot]) && this.#room.held[slot].tokens.length < this.capacity);
+    const ahead = !onLogits && (options.ahead ?? this.model.device.kind === "cuda");
+    for await (const step of decodeSteps({ room: this.#room, slots, asks, maxTokens, signal, stop, onLogits, ahead })) {
+      for (const token of step) yield token;
     }
   }
 

@@ -60,6 +60,11 @@ export interface DecodeOptions {
   sampling?: Sampling | readonly Sampling[];
   /** Sees a slot's logits (f32[vocab]) before each choice and may change them in place. The step then waits for it, and log-probabilities are of what it leaves. */
   onLogits?: (logits: Float32Array, place: LogitsPlace) => void | Promise<void>;
+  /**
+   * Read each token on the device while it is on its way to the caller, so that the device never waits for the host: the slot then holds the
+   * last one already when the loop is left early. On a GPU unless said, and never with `onLogits`.
+   */
+  ahead?: boolean;
   /** Ends the work early. */
   signal?: AbortSignal;
 }
@@ -100,7 +105,7 @@ export interface Attended {
 
 const sessionOptions = ["kv", "slots", "capacity", "kvDtype", "chunk", "eager", "onWarning"];
 const prefillOptions = ["slot", "signal", "onProgress", "query", "reuse", "between"];
-const decodeOptions = ["slots", "maxTokens", "stop", "sampling", "onLogits", "signal"];
+const decodeOptions = ["slots", "maxTokens", "stop", "sampling", "onLogits", "ahead", "signal"];
 export const restoreOptions: readonly string[] = ["kv", "eager", "onWarning", "onProgress"];
 
 /** Refuses what makes no sense. Errors: TypeError, RangeError. */

@@ -2,6 +2,7 @@
 import { activations, committed, everyRotation } from "./activations.ts";
 import { type Activations, type SessionLayer, step } from "./decoder.ts";
 import type { Arena, Device } from "./device.ts";
+import { RecallError } from "./errors.ts";
 import { count } from "./format.ts";
 import { SessionAllocator } from "./kv/allocator.ts";
 import { type RowRun, rowRuns } from "./kv/mark.ts";
@@ -174,8 +175,19 @@ export class SessionRoom implements Saveable {
     this.keeper.build(slot, held, true);
   }
 
-  /** Enqueues one step of the given slots: each feeds the token that waits. */
-  stepSlots(slots: readonly number[], recording: Recording): void {
+  /** Commits memory for another row of the given slots; false where there is none. */
+  makeRoom(slots: readonly number[]): boolean {
+    try {
+      for (const slot of slots) this.keeper.commit(slot, this.held[slot], 1);
+      return true;
+    } catch (error) {
+      if (error instanceof RecallError && error.code === "RKV_MEMORY") return false;
+      throw error;
+    }
+  }
+
+  /** Enqueues one step of the given slots: each feeds the token that waits. `ahead`: its number is not known yet; `tell` will be called. */
+  stepSlots(slots: readonly number[], recording: Recording, ahead = false): void {
     const active = new Int32Array(this.slots);
     for (const slot of slots) {
       const held = this.held[slot];
@@ -188,13 +200,26 @@ export class SessionRoom implements Saveable {
     recording.run();
     for (const slot of slots) {
       const held = this.held[slot];
-      held.tokens.push(held.next!.token!);
+      const generated = held.tokens.length + 1 - held.prompt;
+      if (!ahead) held.tokens.push(held.next!.token!);
       held.next = { token: null };
       this.keeper.stepped(held);
       this.steps[slot]++;
       this.sampler.fed(slot);
-      this.layers.forEach((_, l) => this.keeper.giveBack(slot, held, l, "step", 0, 0));
+      this.layers.forEach((_, l) => this.keeper.giveBack(slot, held, l, "step", 0, 0, generated));
       this.keeper.build(slot, held, true);
+    }
+  }
+
+  /** Which token a slot's step has chosen; `isRead`: the next step has read it by now. A choice that is none was not read: its row goes. */
+  tell(slot: number, token: number, isRead: boolean): void {
+    const held = this.held[slot];
+    if (token >= 0 && isRead) held.tokens.push(token);
+    else if (token >= 0) held.next = { token };
+    else if (isRead) {
+      for (const layer of held.layers) layer.end--;
+      this.keeper.write(slot, held);
+      this.state.position.write(Int32Array.of(held.tokens.length), slot);
     }
   }
 

@@ -19,7 +19,7 @@ const storeys: readonly (readonly string[])[] = [
   ["lib/policies/"],
   ["lib/decoder.ts", "lib/recording.ts", "lib/sampling.ts", "lib/kv/", "lib/weights.ts"],
   ["lib/prefill.ts", "lib/activations.ts", "lib/save.ts", "lib/saved_session.ts", "lib/saved_file.ts"],
-  ["lib/session_room.ts", "lib/session_options.ts", "lib/session_turn.ts", "lib/reading.ts"],
+  ["lib/session_room.ts", "lib/session_options.ts", "lib/session_turn.ts", "lib/reading.ts", "lib/decoding.ts"],
   ["lib/session.ts"],
   ["lib/metrics/"],
   ["lib/generation.ts", "lib/handover.ts", "lib/answer_stats.ts", "lib/answers.ts", "lib/chat.ts"],

@@ -75,7 +75,15 @@ export class RowKeeper {
   }
 
   /** Gives back what a layer's policy no longer holds; returns what it said to keep where something was given back. */
-  giveBack(slot: number, held: SlotState, l: number, after: Place["after"], begin: number, prompt: number): Kept | undefined {
+  giveBack(
+    slot: number,
+    held: SlotState,
+    l: number,
+    after: Place["after"],
+    begin: number,
+    prompt: number,
+    generated = held.tokens.length - held.prompt,
+  ): Kept | undefined {
     const { policy, rows } = this.layers[l];
     if (policy === everyRow || !policy.giveBack) return;
     const layer = held.layers[l];
@@ -85,7 +93,7 @@ export class RowKeeper {
       rows: layer.end,
       begin,
       prompt,
-      generated: held.tokens.length - held.prompt,
+      generated,
     });
     if (!kept || kept.of === "deeper") return kept;
     this.k.compact(rows.handle, kept.also ?? null, kept.keep, slot, kept.count);

@@ -231,5 +231,8 @@ it("weights that are no numbers give an error, not a token", async () => {
   using session = model.session({ capacity: 16 });
   await session.prefill([1, 2, 3]);
   assert((await session.logits()).every(Number.isNaN));
-  await assertRejects(() => session.decode({ maxTokens: 1 }).next(), RecallError, "no logit of slot 0 is a number");
+  for (const ahead of [false, true]) {
+    await assertRejects(() => session.decode({ ahead }).next(), RecallError, "no logit of slot 0 is a number");
+    assertEquals(session.tokens(), [1, 2, 3]);
+  }
 });

@@ -52,6 +52,23 @@ export function contract({ small, whole }: Contestant, model: () => Promise<Load
         assertEquals(await together.logits({ slot }), want.logits);
       }
     }),
+    clause("reads ahead of its caller what it would read in turn, wherever the loop is left", async () => {
+      const [here, prompt] = [await model(), await proseTokens(length)];
+      using turns = here.session({ kv: small(), capacity });
+      await turns.prefill(prompt);
+      const want: number[] = [];
+      for await (const { token } of turns.decode({ maxTokens: steps, stop: [], ahead: false })) want.push(token);
+      using session = here.session({ kv: small(), capacity });
+      await session.prefill(prompt);
+      const got: number[] = [];
+      for (const end of [1, 2, 9, 40, steps]) {
+        const most = end < steps ? Infinity : end - got.length;
+        for await (const { token } of session.decode({ maxTokens: most, stop: [], ahead: true })) if (got.push(token) === end) break;
+        assertEquals(session.text(), [...prompt, ...got]);
+      }
+      assertEquals(got, want);
+      assertEquals([session.tokens(), await session.logits()], [turns.tokens(), await turns.logits()]);
+    }),
     clause("comes back to a mark as if nothing had happened", async () => {
       const [here, prompt] = [await model(), await proseTokens(length)];
       const [question, other] = [await proseTokens(30, 3), await proseTokens(300, 4)];

@@ -123,14 +123,47 @@ describe("a session", () => {
     assertThrows(() => other.rewind(early), RangeError, "not");
   });
 
-  it("ends at its capacity", async () => {
+  for (const ahead of [false, true]) {
+    it(`ends at its capacity${ahead ? ", reading ahead" : ""}`, async () => {
+      const [model, prompt] = [await nano(), await proseTokens(60)];
+      using session = model.session({ capacity: 64 });
+      await session.prefill(prompt);
+      const tokens: number[] = [];
+      for await (const { token } of session.decode({ stop: [], ahead })) tokens.push(token);
+      assertEquals(tokens.length, 5); // four that fit, and the one that the last of them foretells
+      assertEquals(session.length(), 64);
+    });
+  }
+
+  it("goes on after a stop token that was read ahead, each slot where it ended", async () => {
+    const [model, prompts] = [await nano(), [await proseTokens(60), await proseTokens(90, 1)]];
+    const run = async (ahead: boolean) => {
+      using session = model.session({ capacity: 256, slots: 2 });
+      for (const [slot, prompt] of prompts.entries()) await session.prefill(prompt, { slot });
+      const seen: number[][] = [[], []];
+      for await (const { slot, token } of session.decode({ maxTokens: 12, stop: [], ahead })) seen[slot].push(token);
+      const stop = [seen[0][10]]; // what slot 0 says again, sooner or later
+      for await (const { slot, token } of session.decode({ maxTokens: 60, stop, ahead })) seen[slot].push(token);
+      for await (const { slot, token } of session.decode({ maxTokens: 5, stop: [], ahead })) seen[slot].push(token);
+      assert(seen[0].length < 77); // it met the token
+      return [seen, session.text(0), session.text(1)];
+    };
+    assertEquals(await run(true), await run(false));
+  });
+
+  it("draws what it would draw in turn when it reads ahead, penalties and all", async () => {
     const [model, prompt] = [await nano(), await proseTokens(60)];
-    using session = model.session({ capacity: 64 });
-    await session.prefill(prompt);
-    const tokens: number[] = [];
-    for await (const { token } of session.decode({ stop: [] })) tokens.push(token);
-    assertEquals(tokens.length, 5); // four that fit, and the one that the last of them foretells
-    assertEquals(session.length(), 64);
+    const sampling = { temperature: 1.2, seed: 7, repetitionPenalty: 1.3, frequencyPenalty: 0.2, logprobs: 2 };
+    const run = async (ahead: boolean) => {
+      using session = model.session({ capacity: 256 });
+      await session.prefill(prompt);
+      const seen = [];
+      for (const end of [9, 40]) {
+        for await (const one of session.decode({ sampling, stop: [], ahead })) if (seen.push(one) === end) break;
+      }
+      return seen;
+    };
+    assertEquals(await run(true), await run(false));
   });
 
   it("leaves nothing running when a loop is left", async () => {
