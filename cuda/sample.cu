@@ -14,6 +14,7 @@ DEVICE int skips(rkv_view active, int row) { return active.data && !((const int 
 DEVICE int first_largest(const float *logits, int vocab, float *largest, float *shared) {
   float best = -INFINITE;
   int place = NOBODY;
+#pragma unroll 8
   for (int i = THREAD; i < vocab; i += THREADS) {
     const float x = logits[i];
     if (x > best || (x == best && place == NOBODY)) best = x, place = i;
@@ -32,6 +33,7 @@ DEVICE int first_largest(const float *logits, int vocab, float *largest, float *
 /* log(sum exp(logit - shift)); NaN takes no part. */
 DEVICE float log_sum(const float *logits, int vocab, float shift, float *shared) {
   float sum = 0;
+#pragma unroll 8
   for (int i = THREAD; i < vocab; i += THREADS) {
     const float x = logits[i];
     if (x == x) sum += expf(x - shift);
@@ -217,7 +219,7 @@ KERNEL __launch_bounds__(1024) kernel_sample(const __grid_constant__ rkv_sample_
     __syncthreads();
     token = drawn;
   }
-  first_largest(logits, vocab, &largest, shared);
+  if (u.x != logits) first_largest(logits, vocab, &largest, shared);
   const float sum = log_sum(logits, vocab, largest, shared);
   if (THREAD != 0) return;
   ((int *)a.token.data)[row] = token == NOBODY ? -1 : token;

@@ -12,6 +12,7 @@ import { type Device, isas, open } from "../../lib/device.ts";
 import { load, type LoadedModel } from "../../lib/model.ts";
 import { clusterKV } from "../../lib/policies/cluster_kv.ts";
 import type { SessionOptions } from "../../lib/session.ts";
+import type { KvDType } from "../../lib/types.ts";
 import { runCase } from "../cases/device.ts";
 import { type Args, type Case, exact, tensorsOf } from "../cases/case.ts";
 import { decode as decodeBytes } from "../cases/codec.ts";
@@ -269,35 +270,38 @@ function slots(): Check[] {
       }))
     )
   );
-  const sessions = [1, 8, 12, 40].map((slots): Check => ({
+  const small = { name: "small", layers: 3, hidden: 512, heads: 8, kvHeads: 2, headDim: 64, intermediate: 1088, vocab: 1999, tied: true };
+  const few = { budget: 64, tokensPerCluster: 16, segment: 128, every: 64, exempt: [1] };
+  const recorded = (slots: number, what = "", shape = small, clusters = few, kvDtype: KvDType = "bf16", length = 300): Check => ({
     group: "slots",
-    name: `a recorded step of ${slots} gives what one op by op does`,
+    name: `a recorded step of ${slots}${what} gives what one op by op does`,
     async run() {
-      const shape = {
-        name: "small",
-        layers: 3,
-        hidden: 512,
-        heads: 8,
-        kvHeads: 2,
-        headDim: 64,
-        intermediate: 1088,
-        vocab: 1999,
-        tied: true,
-      };
       using model = await randomModel(await cuda(), shape);
-      const prompt = Array.from({ length: 300 }, (_, i) => (i * 37) % 1999);
+      const prompt = Array.from({ length }, (_, i) => (i * 37) % 1999);
       const runs = [];
       for (const eager of [false, true]) {
-        const kv = clusterKV({ budget: 64, tokensPerCluster: 16, segment: 128, every: 64, exempt: [1] });
-        using session = model.session({ kv, eager, slots, capacity: 512, kvDtype: "bf16", chunk: 100 });
+        const kv = clusterKV(clusters);
+        using session = model.session({ kv, eager, slots, capacity: length + 200, kvDtype, chunk: 100 });
         for (let slot = 0; slot < slots; slot++) await session.prefill(prompt.slice(slot), { slot });
         const tokens = [];
         for await (const { token } of session.decode({ maxTokens: 24, stop: [] })) tokens.push(token);
+        for await (const { token } of session.decode({ slots: [slots - 1], maxTokens: 3, stop: [] })) tokens.push(token); // the others idle
         runs.push({ tokens, first: await session.logits({ slot: 0 }), last: await session.logits({ slot: slots - 1 }) });
       }
       assertEquals(runs[0], runs[1]);
     },
-  }));
+  });
+  const sevens = { ...small, hidden: 448, heads: 14 };
+  const large = { ...small, heads: 32, kvHeads: 8, headDim: 128 };
+  const many = { budget: 700, tokensPerCluster: 2, segment: 500, every: 64, exempt: [1] };
+  const sessions = [
+    ...[1, 8, 12, 40].map((slots) => recorded(slots)),
+    recorded(1, " with groups of seven and rows in f16", sevens, few, "f16"),
+    recorded(3, " with groups of seven and 128 channels", { ...sevens, headDim: 128 }),
+    recorded(1, " over many clusters", large, many, "bf16", 1600),
+    recorded(9, " over many clusters", large, many, "bf16", 1600),
+    recorded(2, " with 8-bit rows", small, few, "q8"),
+  ];
   return [...rows, ...sessions];
 }
 
