@@ -61,8 +61,9 @@ export interface DecodeOptions {
   /** Sees a slot's logits (f32[vocab]) before each choice and may change them in place. The step then waits for it, and log-probabilities are of what it leaves. */
   onLogits?: (logits: Float32Array, place: LogitsPlace) => void | Promise<void>;
   /**
-   * Read each token on the device while it is on its way to the caller, so that the device never waits for the host: the slot then holds the
-   * last one already when the loop is left early. On a GPU unless said, and never with `onLogits`.
+   * Read each token on the device while it is on its way to the caller, so that the device never waits for the host. When the loop is left early
+   * the slot then holds the last token already, and within the loop `logits` may be those after it. On a GPU unless said, and never with
+   * `onLogits`.
    */
   ahead?: boolean;
   /** Ends the work early. */
