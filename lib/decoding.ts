@@ -69,7 +69,8 @@ async function begin(room: SessionRoom, running: readonly number[], onLogits: De
 /** What the step that was enqueued last has chosen. A failure is told to whoever awaits it, if anybody does. */
 function news({ state, sampler }: SessionRoom, asks: readonly number[]) {
   const likeliest = asks.some((wanted) => wanted > 0) ? sampler.likeliest(asks) : undefined;
-  const all = Promise.all([state.token.read(), state.logprob.read(), likeliest]);
-  all.catch(() => {});
-  return all.then(([tokens, logprobs, likeliest]) => ({ tokens, logprobs, likeliest }));
+  const told = Promise.all([state.token.read(), state.logprob.read(), likeliest])
+    .then(([tokens, logprobs, likeliest]) => ({ tokens, logprobs, likeliest }));
+  told.catch(() => {});
+  return told;
 }
