@@ -2,7 +2,7 @@
 import { type Answered, type Job, resultOf } from "./answer_stats.ts";
 import { type FinishReason, type GenerateResult, StopText } from "./generation.ts";
 import { handover } from "./handover.ts";
-import { numberIn, shown } from "./options.ts";
+import { flagIn, numberIn, shown } from "./options.ts";
 import { checkSampling, type Sampling, samplingOptions } from "./sampling.ts";
 import type { DecodedToken, DecodeOptions, PrefillOptions, Session } from "./session.ts";
 import type { TextDecoder } from "./tokenizer/tokenizer.ts";
@@ -16,6 +16,8 @@ export interface AnswerOptions extends Sampling {
   stop?: string | number | readonly (string | number)[];
   /** Sees the logits before each choice and may change them. */
   onLogits?: DecodeOptions["onLogits"];
+  /** Let the device read each token while it is on its way here, as `Session.decode` does; on a GPU unless said. */
+  ahead?: boolean;
   /** "ops": `stats` has the time of each op, too. On a GPU steps then wait for each op. */
   stats?: "ops";
   /** Ends the work early. */
@@ -24,7 +26,16 @@ export interface AnswerOptions extends Sampling {
   onProgress?: OnProgress;
 }
 
-export const answerOptions: readonly string[] = [...samplingOptions, "maxTokens", "stop", "onLogits", "stats", "signal", "onProgress"];
+export const answerOptions: readonly string[] = [
+  ...samplingOptions,
+  "maxTokens",
+  "stop",
+  "onLogits",
+  "ahead",
+  "stats",
+  "signal",
+  "onProgress",
+];
 
 /** A piece of the text of answer `index`. */
 export interface BatchPiece {
@@ -49,7 +60,7 @@ interface Running extends Answered {
 
 /** Refuses what makes no sense. Errors: TypeError, RangeError. */
 export function checkAnswer(action: string, options: AnswerOptions, vocab?: number): Rules {
-  const { maxTokens = 256, stop = [], signal, onLogits, stats } = options;
+  const { maxTokens = 256, stop = [], signal, onLogits, ahead, stats } = options;
   numberIn(action, "maxTokens", maxTokens, 1, Infinity, true);
   const stops: readonly unknown[] = Array.isArray(stop) ? stop : [stop];
   for (const one of stops) {
@@ -63,6 +74,7 @@ export function checkAnswer(action: string, options: AnswerOptions, vocab?: numb
   if (onLogits !== undefined && typeof onLogits !== "function") {
     throw new TypeError(`Cannot ${action}: onLogits is ${shown(onLogits)}, want a function`);
   }
+  flagIn(action, "ahead", ahead);
   if (stats !== undefined && stats !== "ops") throw new RangeError(`Cannot ${action}: stats is ${shown(stats)}, want "ops"`);
   checkSampling(action, samplingOf(options), vocab);
   return {
@@ -88,7 +100,7 @@ export async function* answers(
   options: AnswerOptions & Pick<PrefillOptions, "query"> & { onRead?: () => void },
   finish: (index: number, result: GenerateResult) => void,
 ): AsyncGenerator<BatchPiece, void, undefined> {
-  const { signal, onLogits, onProgress, query, onRead } = options;
+  const { signal, onLogits, ahead, onProgress, query, onRead } = options;
   const rules = checkAnswer("generate", options, session.model.shape.vocab);
   const waiting = [...jobs];
   const running: Running[] = [];
@@ -106,7 +118,7 @@ export async function* answers(
     const sampling: Sampling[] = [];
     for (const { slot, job } of running) sampling[slot] = job.sampling;
     const maxTokens = Math.min(most, ...running.map(({ tokens }) => rules.maxTokens - tokens.length));
-    return session.decode({ slots: running.map(({ slot }) => slot), maxTokens, stop: [], sampling, signal, onLogits });
+    return session.decode({ slots: running.map(({ slot }) => slot), maxTokens, stop: [], sampling, signal, onLogits, ahead });
   };
   const step = async (most = Infinity): Promise<BatchPiece[]> => {
     decoding ??= decode(most);

@@ -41,6 +41,12 @@ export function numberIn(action: string, name: string, value: unknown, least: nu
   return value;
 }
 
+/** True, false, or not said. Errors: TypeError. */
+export function flagIn(action: string, name: string, value: unknown): void {
+  if (value === undefined || typeof value === "boolean") return;
+  throw new TypeError(`Cannot ${action}: ${name} is ${shown(value)}, want true or false`);
+}
+
 /** One of a few words. Errors: TypeError, RangeError. */
 export function oneOf(action: string, name: string, value: unknown, words: readonly string[]): void {
   if (words.includes(value as string)) return;

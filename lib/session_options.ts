@@ -1,5 +1,5 @@
 /** What one says to a session, and what it answers. */
-import { knownOptions, numberIn, oneOf } from "./options.ts";
+import { flagIn, knownOptions, numberIn, oneOf } from "./options.ts";
 import type { Policy } from "./policies/policy.ts";
 import type { LikelyToken, Sampling } from "./sampling.ts";
 import type { KvDType, OnProgress, OnWarning } from "./types.ts";
@@ -123,4 +123,5 @@ export function checkPrefill(options: PrefillOptions): void {
 export function checkDecode(options: DecodeOptions): void {
   knownOptions("decode", options, decodeOptions);
   if (options.maxTokens !== undefined) numberIn("decode", "maxTokens", options.maxTokens, 0, Infinity, true);
+  flagIn("decode", "ahead", options.ahead);
 }

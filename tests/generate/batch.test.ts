@@ -30,6 +30,20 @@ describe("generate with several prompts", () => {
     });
   }
 
+  it("gives the same when the device reads ahead, to each its own end", async () => {
+    const model = await nano();
+    const texts = [...prompts, "The mill stood empty. ".repeat(90) + "The old man"];
+    const run = async (ahead: boolean) => {
+      const kv = clusterKV({ budget: 32, tokensPerCluster: 8, exempt: [0], every: 32 });
+      const results = await generate(texts, { model, kv, ahead, slots: 2, maxTokens: 24, stop: [".", " and"], capacity: 800 });
+      return results.map(({ text, tokens, finishReason }) => ({ text, tokens, finishReason }));
+    };
+    const inTurn = await run(false);
+    assert(inTurn.some(({ finishReason }) => finishReason === "stop"));
+    assertEquals(await run(true), inTurn);
+    assertThrows(() => generate("x", { ahead: "yes" as never }), TypeError, 'ahead is "yes", want true or false');
+  });
+
   it("holds for a policy that moves rows, too", async () => {
     const kv = clusterKV({ budget: 32, tokensPerCluster: 8, exempt: [], every: 32 });
     const long = prompts.map((prompt, i) => "The mill stood empty. ".repeat(20 + 3 * i) + prompt);

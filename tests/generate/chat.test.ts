@@ -18,19 +18,21 @@ async function answerTo(messages: readonly ChatMessage[]): Promise<string> {
 }
 
 describe("a chat", () => {
-  it("answers in pieces, keeps what was said, and reads only what is new", async () => {
-    using chat = (await nano()).chat({ capacity: 512 });
-    let pieces = "";
-    const first = chat.send(where.content, options);
-    for await (const piece of first) pieces += piece;
-    assertEquals((await first).text, pieces);
-    assertStringIncludes(pieces, "Clara lives in Porto.");
-    assertEquals(chat.messages, [where, { role: "assistant", content: pieces }]);
-    const said = chat.messages;
-    const { text, stats } = await chat.send("And the old man?", options);
-    assertLess(stats.readTokens, stats.promptTokens / 2);
-    assertEquals(text, await answerTo([...said, { role: "user", content: "And the old man?" }]));
-  });
+  for (const ahead of [false, true]) {
+    it(`answers in pieces, keeps what was said, and reads only what is new${ahead ? ", reading ahead" : ""}`, async () => {
+      using chat = (await nano()).chat({ capacity: 512 });
+      let pieces = "";
+      const first = chat.send(where.content, { ...options, ahead });
+      for await (const piece of first) pieces += piece;
+      assertEquals((await first).text, pieces);
+      assertStringIncludes(pieces, "Clara lives in Porto.");
+      assertEquals(chat.messages, [where, { role: "assistant", content: pieces }]);
+      const said = chat.messages;
+      const { text, stats } = await chat.send("And the old man?", { ...options, ahead });
+      assertLess(stats.readTokens, stats.promptTokens / 2);
+      assertEquals(text, await answerTo([...said, { role: "user", content: "And the old man?" }]));
+    });
+  }
 
   it("comes back to a mark for each of many questions, and reads the document once", async () => {
     using chat = (await nano()).chat({

@@ -32,6 +32,7 @@ describe("options", () => {
       [() => session.prefill([1], { query: "sparce" as never }), RangeError, 'query is "sparce", want "dense" or "sparse"'],
       [() => session.decode({ maxTokns: 1 } as never).next(), TypeError, 'want "maxTokens"'],
       [() => session.decode({ maxTokens: NaN }).next(), RangeError, "maxTokens is NaN"],
+      [() => session.decode({ ahead: 1 as never }).next(), TypeError, "ahead is 1, want true or false"],
       [() => load("nowhere", { devise: "cpu" } as never), TypeError, 'want "device"'],
       [() => load("nowhere", { device: "gpu" as never }), RangeError, 'device is "gpu", want "auto" or "cpu" or "cuda"'],
     ];
