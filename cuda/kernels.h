@@ -124,7 +124,6 @@ typedef struct {
 #define RKV_ASSIGN_KEYS 64
 #define RKV_ASSIGN_TILE RKV_PIECE /* keys of a block on tensor cores: work has a word for each */
 #define RKV_MEANS 256     /* threads of a block of means */
-#define RKV_FETCHED 2048  /* rows of a tail that are asked for ahead */
 #define RKV_BUCKET_BITS 9
 #define RKV_BUCKETS (1 << RKV_BUCKET_BITS) /* of ranks, when a step's clusters are ordered */
 #define RKV_SORTED 4096   /* ids that a block of topk sorts at a time */

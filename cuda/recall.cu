@@ -1,8 +1,7 @@
 /* recall.cu: a step's attention over the clusters that its own queries choose, from what the layer's products leave to what they attend, as one
  * kernel: the ops attn_in (behind its products), centroid_scores, topk, fill_budget and attend, to the bit. Each KV head of a slot is a cluster of
  * blocks, which share the centroids, then the rows; teams of four warps take pieces as kernel_decode's blocks do. In a step these ops have little to
- * do each, and most of their time was the wait for one another. What runs once is not unrolled here: of 130 KB of code a third of the time went by
- * waiting for instructions, of 70 KB none. */
+ * do each. What runs once is not unrolled here: with 130 KB of code a third of the time went by waiting for instructions. */
 #include "choice.cuh"
 #include "decode.cuh"
 #include "heads.cuh"

@@ -186,14 +186,17 @@ export class SessionRoom implements Saveable {
     }
   }
 
-  /** Enqueues one step of the given slots: each feeds the token that waits. `ahead`: its number is not known yet; `tell` will be called. */
+  /**
+   * Enqueues one step of the given slots: each feeds the token that waits. `ahead`: its number is not known yet, and `tell` will be called; there
+   * is room for its row.
+   */
   stepSlots(slots: readonly number[], recording: Recording, ahead = false): void {
     const active = new Int32Array(this.slots);
     for (const slot of slots) {
       const held = this.held[slot];
       if (held.tokens.length >= this.capacity) this.refuseLength(held.tokens.length + 1);
       active[slot] = 1;
-      this.keeper.commit(slot, held, 1);
+      if (!ahead) this.keeper.commit(slot, held, 1);
     }
     if (active.some((on, slot) => on !== this.active[slot])) this.state.active.write(active);
     this.active = active;

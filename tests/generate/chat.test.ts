@@ -34,6 +34,14 @@ describe("a chat", () => {
     });
   }
 
+  it("holds the token that stopped an answer where that was read ahead, and only there", async () => {
+    for (const [ahead, waiting] of [[true, 0], [false, 1]] as const) {
+      using chat = (await nano()).chat({ capacity: 512 });
+      assertEquals((await chat.send(where, { ...options, ahead, stop: "Porto" })).finishReason, "stop");
+      assertEquals(chat.session.text().length - chat.session.length(), waiting);
+    }
+  });
+
   it("comes back to a mark for each of many questions, and reads the document once", async () => {
     using chat = (await nano()).chat({
       system: story.repeat(6),

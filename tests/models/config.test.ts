@@ -234,5 +234,6 @@ it("weights that are no numbers give an error, not a token", async () => {
   for (const ahead of [false, true]) {
     await assertRejects(() => session.decode({ ahead }).next(), RecallError, "no logit of slot 0 is a number");
     assertEquals(session.tokens(), [1, 2, 3]);
+    assert(session.rows().every((rows) => rows === 3));
   }
 });

@@ -5,6 +5,7 @@ import process from "node:process";
 import { describe, it } from "node:test";
 import { RecallError } from "../../mod.ts";
 import type { Device } from "../../lib/device.ts";
+import { RowKeeper } from "../../lib/kv/keeper.ts";
 import { clusterKV } from "../../lib/policies/cluster_kv.ts";
 import { nano, proseTokens } from "../support/nano.ts";
 import { decode } from "../support/run.ts";
@@ -57,6 +58,34 @@ describe("a session without memory", () => {
     }
     await session.prefill(prompt, { slot: 1 });
     assertEquals(session.length(1), 300);
+  });
+
+  it("yields what it has chosen before it says that there is no room to go on, reading ahead or not", async () => {
+    const [model, prompt] = [await nano(), await proseTokens(60)];
+    const commit = RowKeeper.prototype.commit;
+    const run = async (ahead: boolean) => {
+      using session = model.session({ capacity: 256 });
+      await session.prefill(prompt);
+      const tokens: number[] = [];
+      const decode = async () => {
+        for await (const { token } of session.decode({ stop: [], ahead })) tokens.push(token);
+      };
+      RowKeeper.prototype.commit = function (slot, held, more, only) {
+        if (held.layers[0].end + more > 70) throw new RecallError("RKV_MEMORY", "commit", "Cannot hold 1 more tokens");
+        commit.call(this, slot, held, more, only);
+      };
+      try {
+        await assertRejects(decode, RecallError, "Cannot hold 1 more");
+        assertEquals(session.text(), [...prompt, ...tokens]);
+      } finally {
+        RowKeeper.prototype.commit = commit;
+      }
+      for await (const { token } of session.decode({ maxTokens: 5, stop: [], ahead })) tokens.push(token);
+      return tokens;
+    };
+    const inTurn = await run(false);
+    assertEquals(inTurn.length, 16); // ten that found room, the one that they foretell, and five
+    assertEquals(await run(true), inTurn);
   });
 
   it("leaves nothing behind, however often it is refused", async () => {

@@ -1,8 +1,10 @@
 // Sessions: what is refused, what an abort leaves behind, what continuing means.
 import { assert, assertEquals, assertGreater, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { describe, it } from "node:test";
+import { decodeSteps } from "../../lib/decoding.ts";
 import { RecallError } from "../../lib/errors.ts";
 import { clusterKV } from "../../lib/policies/cluster_kv.ts";
+import type { SessionRoom } from "../../lib/session_room.ts";
 import { decode, fresh } from "../support/run.ts";
 import { nano, proseTokens } from "../support/nano.ts";
 
@@ -174,6 +176,21 @@ describe("a session", () => {
     const length = session.length();
     await session.prefill([1]);
     assert(session.length() >= length + 1);
+  });
+
+  it("is not left before the step that was begun ahead has ended", async () => {
+    let end = (_: Int32Array) => {};
+    const read = [Promise.resolve(Int32Array.of(7)), new Promise<Int32Array>((resolve) => end = resolve)];
+    const [state, held] = [{ token: { read: () => read.shift() }, logprob: { read: () => [0] } }, [{ tokens: [], next: { token: null } }]];
+    const room = { state, held, capacity: 9, sampler: {}, makeRoom: () => true, choose() {}, stepSlots() {}, tell() {} };
+    const steps = decodeSteps({ room: room as unknown as SessionRoom, slots: [0], asks: [], maxTokens: 9, stop: [], ahead: true });
+    assertEquals((await steps.next()).value, [{ slot: 0, token: 7, logprob: 0 }]);
+    let isLeft = false;
+    const left = steps.return().then(() => isLeft = true);
+    for (let turn = 0; turn < 100; turn++) await Promise.resolve();
+    assert(!isLeft);
+    end(Int32Array.of(8));
+    await left;
   });
 
   it("counts the rows that were read", async () => {
